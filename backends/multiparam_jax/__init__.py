@@ -1,0 +1,12 @@
+"""JAX with Flax, linen and NNX, for multiparam. This module imports no framework."""
+
+from multiparam.registry import BackendInfo
+
+backend = BackendInfo(
+    "jax",
+    recognises=("flax",),
+    arrays=("jax", "jaxlib", "flax"),
+    requires=("jax", "flax", "optax"),
+    adapter="multiparam_jax.adapter:JaxBackend",
+    install='pip install "multiparam[jax]"',
+)

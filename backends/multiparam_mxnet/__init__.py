@@ -1,0 +1,12 @@
+"""MXNet Gluon 1.9.1 for multiparam. This module imports no framework."""
+
+from multiparam.registry import BackendInfo
+
+backend = BackendInfo(
+    "mxnet",
+    recognises=("mxnet",),
+    arrays=("mxnet",),
+    requires=("mxnet",),
+    adapter="multiparam_mxnet.adapter:MxnetBackend",
+    install='pip install "multiparam[mxnet]"',
+)

@@ -1,0 +1,12 @@
+"""TensorFlow with Keras, 3 and tf_keras 2, for multiparam. This module imports no framework."""
+
+from multiparam.registry import BackendInfo
+
+backend = BackendInfo(
+    "tensorflow",
+    recognises=("keras", "tf_keras"),
+    arrays=("tensorflow", "keras", "tf_keras"),
+    requires=("tensorflow", "keras"),
+    adapter="multiparam_tensorflow.adapter:TensorflowBackend",
+    install='pip install "multiparam[tensorflow]"',
+)

@@ -1,0 +1,12 @@
+"""PyTorch for multiparam. This module imports no framework."""
+
+from multiparam.registry import BackendInfo
+
+backend = BackendInfo(
+    "torch",
+    recognises=("torch",),
+    arrays=("torch",),
+    requires=("torch",),
+    adapter="multiparam_torch.adapter:TorchBackend",
+    install='pip install "multiparam[torch]"',
+)

@@ -1,0 +1,311 @@
+"""PyTorch: a storage is a ``torch.nn.Parameter`` or a buffer; a slot is a key of a module's ``_parameters``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn as tnn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, UninitializedTensorMixin
+
+from multiparam import nn
+from multiparam.protocol import Backend, Host, Run, Slot
+
+KINDS: tuple[tuple[Any, str], ...] = (
+    (tnn.Linear, "linear"),
+    ((tnn.Conv1d, tnn.Conv2d, tnn.Conv3d), "conv"),
+    (tnn.Embedding, "embedding"),
+    (tnn.LayerNorm, "layernorm"),
+    (tnn.modules.batchnorm._BatchNorm, "batchnorm"),
+)
+
+
+@functools.lru_cache(maxsize=None)
+def kind_of(cls: type) -> str:
+    """PyTorch is the canonical form, so only the kind's name is needed."""
+    return next((kind for base, kind in KINDS if issubclass(cls, base)), cls.__name__)
+
+
+class TorchStorage:
+    """A Parameter or a buffer."""
+
+    __slots__ = ("native",)
+
+    def __init__(self, native: torch.Tensor) -> None:
+        self.native = native
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return None if isinstance(self.native, UninitializedTensorMixin) else tuple(self.native.shape)
+
+    @property
+    def dtype(self) -> str:
+        return str(self.native.dtype).removeprefix("torch.")
+
+    @property
+    def trainable(self) -> bool:
+        return self.native.requires_grad
+
+    @trainable.setter
+    def trainable(self, flag: bool) -> None:
+        self.native.requires_grad_(flag)
+        if not flag:
+            self.native.grad = None  # an optimizer would still follow it
+
+    def read(self) -> torch.Tensor:
+        return self.native
+
+    def write(self, value: np.ndarray) -> None:
+        with torch.no_grad():
+            self.native.copy_(from_numpy(value))
+
+    def grad(self) -> torch.Tensor | None:
+        return self.native.grad
+
+
+class TorchHost(Host):
+    """A Module."""
+
+    def __init__(self, native: tnn.Module) -> None:
+        self.native = native
+        self._storages: dict[torch.Tensor, TorchStorage] = {}
+
+    def slots(self) -> list[Slot]:
+        found: list[Slot] = []
+        self._walk(self.native, (), (), found)
+        alive = {slot.storage.native for slot in found}
+        self._storages = {tensor: storage for tensor, storage in self._storages.items() if tensor in alive}
+        return found
+
+    def _walk(self, module: tnn.Module, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
+        kind, storages = kind_of(type(module)), self._storages
+        for table, buffer in ((module._parameters, False), (module._buffers, True)):
+            for name, tensor in table.items():
+                if tensor is not None:
+                    storage = storages.get(tensor)
+                    if storage is None:
+                        storage = storages[tensor] = TorchStorage(tensor)
+                    found.append(Slot((*path, name), positions, kind, storage, None, module, name, buffer))
+        for position, (name, child) in enumerate(module._modules.items()):
+            if child is not None:
+                self._walk(child, (*path, name), (*positions, position), found)
+
+    def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        if self.native.training == train:
+            return self.native(*inputs, **kwargs)
+        return self._in_mode(train, lambda: self.native(*inputs, **kwargs))
+
+    def _in_mode(self, train: bool, run: Callable[[], Any]) -> Any:
+        """Run in a mode, then give each module back the one it had, which need not be the root's."""
+        modes = [(module, module.training) for module in self.native.modules()]
+        self.native.train(train)
+        try:
+            return run()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def infer(self, inputs: tuple[Any, ...]) -> None:
+        """Let lazy modules see an input; nothing else changes."""
+        with torch.no_grad():
+            self._in_mode(False, lambda: self.native(*[_tensor(x) for x in inputs]))
+
+    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
+        slot = slots[0]
+        slot.owner._parameters[slot.leaf] = storage.native
+
+    def copy(self, storage: Any) -> TorchStorage:
+        fresh = tnn.Parameter(storage.native.detach().clone(), requires_grad=storage.trainable)
+        self._storages[fresh] = TorchStorage(fresh)
+        return self._storages[fresh]
+
+    def gradient(
+        self, run: Run, storages: Sequence[Any], train: bool
+    ) -> Callable[..., tuple[torch.Tensor, list[torch.Tensor]]]:
+        parameters = [storage.native for storage in storages]
+
+        def forward_and_backward(*batch: Any) -> torch.Tensor:
+            for parameter in parameters:
+                parameter.grad = None
+            loss = run(self, *batch)
+            loss.backward()
+            return loss.detach()
+
+        def step(*batch: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            if self.native.training == train:
+                loss = forward_and_backward(*batch)
+            else:
+                loss = self._in_mode(train, lambda: forward_and_backward(*batch))
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            return loss, [parameter.grad for parameter in parameters]
+
+        return step
+
+    def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> TorchOptimizer:
+        return TorchOptimizer(name, options, storages)
+
+
+class TorchOptimizer:
+    """One of torch.optim."""
+
+    def __init__(self, name: str, options: Mapping[str, Any], storages: Sequence[TorchStorage]) -> None:
+        parameters = [storage.native for storage in storages]
+        lr = options["lr"]
+        self.native: torch.optim.Optimizer
+        if name == "adam":
+            betas = (options["beta1"], options["beta2"])
+            self.native = torch.optim.Adam(parameters, lr=lr, betas=betas, eps=options["eps"])
+        elif name == "momentum":
+            momentum, nesterov = options["momentum"], bool(options["nesterov"])
+            self.native = torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov)
+        else:
+            self.native = torch.optim.SGD(parameters, lr=lr)
+        self._parameters = parameters
+
+    @property
+    def lr(self) -> float:
+        return float(self.native.param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.native.param_groups:
+            group["lr"] = value
+
+    def apply(self, storages: Sequence[Any], grads: Sequence[torch.Tensor]) -> None:
+        chosen = {storage.native: grad for storage, grad in zip(storages, grads, strict=True)}
+        for parameter in self._parameters:
+            parameter.grad = chosen.get(parameter)
+        self.native.step()
+
+
+class TorchBackend(Backend):
+    """torch.nn and torch.optim."""
+
+    def wrap(self, native: Any, inputs: tuple[Any, ...]) -> TorchHost:
+        host = TorchHost(native)
+        lazy = any(
+            isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+            for tensor in [*native.parameters(), *native.buffers()]
+        )
+        if inputs and lazy:
+            host.infer(inputs)
+        return host
+
+    def build(self, plan: nn.Plan, dtype: str) -> TorchHost:
+        made: dict[int, tnn.Module] = {}
+        native = _build(plan.root, made).to(getattr(torch, dtype))
+        return TorchHost(native.train())
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        array = array.detach().cpu().resolve_conj().resolve_neg()
+        if array.dtype == torch.bfloat16:
+            import ml_dtypes
+
+            return array.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return array.numpy()
+
+    def from_numpy(self, array: np.ndarray) -> torch.Tensor:
+        return from_numpy(array).clone()
+
+    def transpose(self, array: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+        return array.permute(axes)
+
+    def detach(self, array: torch.Tensor) -> torch.Tensor:
+        return array.detach().clone()
+
+    def mse(self, prediction: torch.Tensor, target: Any) -> torch.Tensor:
+        return tnn.functional.mse_loss(prediction, target)
+
+    def cross_entropy(self, logits: torch.Tensor, labels: Any) -> torch.Tensor:
+        return tnn.functional.cross_entropy(logits, labels.long())
+
+    def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
+        inner = function.func if isinstance(function, functools.partial) else function
+        if getattr(inner, "__module__", None) != "torch.nn.init":
+            return None
+
+        def fill(storage: TorchStorage, seed: int) -> None:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(seed)
+                function(storage.native)
+
+        return fill
+
+
+def from_numpy(array: np.ndarray) -> torch.Tensor:
+    """A tensor that may alias a numpy array; bfloat16 travels as int16."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
+    if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
+        array = np.array(array)
+    return torch.from_numpy(array)
+
+
+def _tensor(x: Any) -> Any:
+    if isinstance(x, np.ndarray):
+        return from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x).clone()
+    return x
+
+
+class Residual(tnn.Module):
+    """``x + body(x)``."""
+
+    def __init__(self, body: tnn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+def _build(node: nn.Node, made: dict[int, tnn.Module]) -> tnn.Module:
+    known = made.get(id(node.layer))
+    if known is None:
+        known = made[id(node.layer)] = _make(node, made)
+    return known
+
+
+def _make(node: nn.Node, made: dict[int, tnn.Module]) -> tnn.Module:
+    layer, n = node.layer, len(node.input) - 1
+    match layer:
+        case nn.Sequential():
+            sequence = tnn.Sequential()
+            for name, child in zip(layer.names, node.children, strict=True):
+                sequence.add_module(name, _build(child, made))
+            return sequence
+        case nn.Residual():
+            return Residual(_build(node.children[0], made))
+        case nn.Linear():
+            return tnn.Linear(node.input[-1], layer.out_features, bias=layer.bias)
+        case nn.Conv():
+            return (tnn.Conv1d, tnn.Conv2d, tnn.Conv3d)[n - 1](  # type: ignore[no-any-return]
+                node.input[0], layer.out_channels, nn.sizes(layer.kernel_size, n), nn.sizes(layer.stride, n),
+                nn.sizes(layer.padding, n), nn.sizes(layer.dilation, n), layer.groups, layer.bias,
+            )  # fmt: skip
+        case nn.MaxPool():
+            return (tnn.MaxPool1d, tnn.MaxPool2d, tnn.MaxPool3d)[n - 1](*layer.windows(n))  # type: ignore[no-any-return]
+        case nn.AvgPool():
+            return (tnn.AvgPool1d, tnn.AvgPool2d, tnn.AvgPool3d)[n - 1](*layer.windows(n))  # type: ignore[no-any-return]
+        case nn.BatchNorm():
+            return (tnn.BatchNorm1d, tnn.BatchNorm1d, tnn.BatchNorm2d, tnn.BatchNorm3d)[n](  # type: ignore[no-any-return]
+                node.input[0], layer.eps, layer.momentum
+            )
+        case nn.LayerNorm():
+            return tnn.LayerNorm(node.input[-1], layer.eps)
+        case nn.Embedding():
+            return tnn.Embedding(layer.num_embeddings, layer.embedding_dim)
+        case nn.Dropout():
+            return tnn.Dropout(layer.p)
+        case nn.GELU():
+            return tnn.GELU(layer.approximate)
+        case nn.Softmax():
+            return tnn.Softmax(-1)
+        case _:
+            return {nn.Flatten: tnn.Flatten, nn.ReLU: tnn.ReLU, nn.Tanh: tnn.Tanh, nn.Sigmoid: tnn.Sigmoid}[
+                type(layer)
+            ]()

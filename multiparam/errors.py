@@ -1,0 +1,58 @@
+"""The errors users meet. Each names the thing, what was found, and the cure.
+
+All derive from :class:`MultiparamError` and from the builtin a caller would expect, so both
+``except mp.MultiparamError`` and ``except KeyError`` work.
+"""
+
+from __future__ import annotations
+
+
+class MultiparamError(Exception):
+    """The root of every error multiparam raises on purpose."""
+
+
+class ParameterNotFound(MultiparamError, KeyError):
+    """No parameter, group or selector of that name."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of the message
+        return str(self.args[0]) if self.args else ""
+
+
+class PositionError(MultiparamError, IndexError):
+    """No layer with parameters at that position."""
+
+
+class ShapeError(MultiparamError, ValueError):
+    """An array, a tie or an architecture whose shapes do not fit."""
+
+
+class DtypeError(MultiparamError, TypeError):
+    """An array whose dtype is not the parameter's."""
+
+
+class UnknownShapes(MultiparamError, RuntimeError):
+    """A model whose parameters do not exist, or have no shape, before its first forward pass."""
+
+
+class TieError(MultiparamError, ValueError):
+    """A tie or untie that cannot be made."""
+
+
+class BackendMissing(MultiparamError, ImportError):
+    """A backend that is not installed, or whose installation is broken."""
+
+
+class BackendUnknown(MultiparamError, ValueError):
+    """A backend name nobody has registered, or no choice where one is needed."""
+
+
+class Unrecognised(MultiparamError, TypeError):
+    """An object that no registered backend knows as a model."""
+
+
+class Unsupported(MultiparamError, NotImplementedError):
+    """Something a framework, or multiparam so far, cannot do; the message says why."""
+
+
+class MultiparamWarning(UserWarning):
+    """Something the user should know that is not an error."""

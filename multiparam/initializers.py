@@ -1,0 +1,251 @@
+"""Initialisers: what to fill a parameter with, the same bits in every framework.
+
+Numbers are drawn by numpy's Philox generator keyed by (seed, canonical name), on the canonical layout, in
+float32 (orthogonal: float64), then converted to the parameter's dtype. So a result depends on neither the
+framework nor the order of parameters nor the number of threads, and a float64 twin holds the same numbers.
+
+Fans and gains are PyTorch's (``torch.nn.init._calculate_fan_in_and_fan_out``, ``calculate_gain``): for a weight
+(O, I, *k), fan_in = I * prod(k) and fan_out = O * prod(k).
+
+Any function ``f(shape, rng) -> array`` is an initialiser too, ``rng`` being a ``numpy.random.Generator``:
+
+    >>> def my_init(shape, rng):
+    ...     w = rng.uniform(-10, 10, shape)
+    ...     return w * (abs(w) >= 5)
+    >>> draw(my_init, (2, 3), seed=0, name="0.weight").shape
+    (2, 3)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .errors import ShapeError
+
+Shape = tuple[int, ...]
+CHUNK = 1 << 18  # numbers drawn per generator: large arrays are filled by several threads, in fixed pieces
+
+
+def generator(seed: int, name: str, chunk: int = 0) -> np.random.Generator:
+    """The random generator of one parameter: Philox keyed by a 128-bit hash of the seed and the name."""
+    from hashlib import blake2b
+
+    digest = blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"), counter=chunk << 128))
+
+
+def fans(shape: Shape) -> tuple[int, int]:
+    """(fan_in, fan_out) of a canonical weight. Raises ShapeError below two dimensions, as PyTorch does.
+
+    >>> fans((8, 3, 5, 5))
+    (75, 200)
+    """
+    if len(shape) < 2:
+        raise ShapeError(f"fan_in and fan_out need at least two dimensions; the shape is {shape}")
+    field = math.prod(shape[2:])
+    return shape[1] * field, shape[0] * field
+
+
+def gain(nonlinearity: str, slope: float | None = None) -> float:
+    """PyTorch's recommended gain.
+
+    >>> gain("relu") == 2 ** 0.5
+    True
+    """
+    if nonlinearity == "leaky_relu":
+        return math.sqrt(2 / (1 + (0.01 if slope is None else slope) ** 2))
+    known = {"linear": 1.0, "conv": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
+    if nonlinearity not in known:
+        raise ValueError(f"No gain for {nonlinearity!r}; there are {', '.join([*known, 'leaky_relu'])}")
+    return known[nonlinearity]
+
+
+class Initializer:
+    """A named initialiser. ``check(shape)`` raises before anything is drawn; ``fill`` draws in place."""
+
+    def __init__(
+        self,
+        name: str,
+        fill: Callable[[np.ndarray, np.random.Generator, Shape], None],
+        check: Callable[[Shape], Any] | None = None,
+        elementwise: bool = True,
+        dtype: type = np.float32,
+    ) -> None:
+        self.name = name
+        self._fill = fill
+        self._check = check
+        self.elementwise = elementwise
+        self.dtype = dtype
+
+    def __repr__(self) -> str:
+        return f"mp.init.{self.name}"
+
+    def check(self, shape: Shape) -> None:
+        """Raise ShapeError where the initialiser has no meaning for a shape."""
+        if self._check is not None:
+            self._check(shape)
+
+    def __call__(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+        out: np.ndarray = np.empty(shape, self.dtype)
+        self._fill(out.reshape(-1) if self.elementwise else out, rng, shape)
+        return out
+
+    def parallel(self, shape: Shape, seed: int, name: str) -> np.ndarray:
+        """The whole array, drawn in fixed chunks of the flat array by a few threads."""
+        self.check(shape)
+        if not self.elementwise or math.prod(shape) <= CHUNK:
+            return self(shape, generator(seed, name))
+        import os
+        from concurrent.futures import ThreadPoolExecutor
+
+        out: np.ndarray = np.empty(shape, self.dtype)
+        flat = out.reshape(-1)
+
+        def work(chunk: int) -> None:
+            self._fill(flat[chunk * CHUNK : (chunk + 1) * CHUNK], generator(seed, name, chunk), shape)
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            list(pool.map(work, range(-(-flat.size // CHUNK))))
+        return out
+
+
+def draw(function: Callable[..., Any], shape: Shape, *, seed: int, name: str) -> np.ndarray:
+    """The canonical array an initialiser gives the parameter ``name``. Raises ShapeError for a wrong result."""
+    if isinstance(function, Initializer):
+        return function.parallel(shape, seed, name)
+    result = np.asarray(function(shape, generator(seed, name)))
+    if result.shape != shape:
+        raise ShapeError(
+            f"The initialiser {getattr(function, '__name__', function)!r} gave shape {result.shape} for "
+            f"{name!r}, which has {shape}"
+        )
+    return result
+
+
+def constant(value: float) -> Initializer:
+    """Every element ``value``."""
+    return Initializer(f"constant({value})", lambda out, rng, shape: out.fill(value))
+
+
+def zeros() -> Initializer:
+    """Every element 0."""
+    return constant(0.0)
+
+
+def ones() -> Initializer:
+    """Every element 1."""
+    return constant(1.0)
+
+
+def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
+    """Gaussian with the given mean and standard deviation."""
+    return Initializer(f"normal({mean}, {std})", lambda out, rng, shape: _gauss(out, rng, mean, std))
+
+
+def uniform(a: float = 0.0, b: float = 1.0) -> Initializer:
+    """Uniform on [a, b)."""
+    return Initializer(f"uniform({a}, {b})", lambda out, rng, shape: _flat(out, rng, a, b))
+
+
+def truncated_normal(mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Initializer:
+    """Gaussian, redrawn until it lies in [a, b]; absolute bounds, as in ``torch.nn.init.trunc_normal_``."""
+    if not (a < b and a - 8 * std < mean < b + 8 * std):
+        raise ValueError(f"truncated_normal: nothing of a normal({mean}, {std}) lies in [{a}, {b}]")
+
+    def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
+        _gauss(out, rng, mean, std)
+        while True:
+            outside = np.flatnonzero((out < a) | (out > b))
+            if not outside.size:
+                return
+            again: np.ndarray = np.empty(outside.size, out.dtype)
+            _gauss(again, rng, mean, std)
+            out[outside] = again
+
+    return Initializer(f"truncated_normal({mean}, {std}, {a}, {b})", fill)
+
+
+def xavier_uniform(gain: float = 1.0) -> Initializer:
+    """U(-a, a) with a = gain * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
+
+    def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
+        bound = gain * math.sqrt(6 / sum(fans(shape)))
+        _flat(out, rng, -bound, bound)
+
+    return Initializer(f"xavier_uniform({gain})", fill, fans)
+
+
+def xavier_normal(gain: float = 1.0) -> Initializer:
+    """N(0, std) with std = gain * sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
+    return Initializer(
+        f"xavier_normal({gain})",
+        lambda out, rng, shape: _gauss(out, rng, 0.0, gain * math.sqrt(2 / sum(fans(shape)))),
+        fans,
+    )
+
+
+def kaiming_uniform(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
+    """U(-b, b) with b = gain * sqrt(3 / fan) (He et al., 2015); ``a`` is the slope of a leaky ReLU."""
+    factor, which = gain(nonlinearity, a), _mode(mode)
+
+    def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
+        bound = factor * math.sqrt(3 / fans(shape)[which])
+        _flat(out, rng, -bound, bound)
+
+    return Initializer(f"kaiming_uniform({a}, {mode!r}, {nonlinearity!r})", fill, fans)
+
+
+def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
+    """N(0, std) with std = gain / sqrt(fan) (He et al., 2015)."""
+    factor, which = gain(nonlinearity, a), _mode(mode)
+    return Initializer(
+        f"kaiming_normal({a}, {mode!r}, {nonlinearity!r})",
+        lambda out, rng, shape: _gauss(out, rng, 0.0, factor / math.sqrt(fans(shape)[which])),
+        fans,
+    )
+
+
+def orthogonal(gain: float = 1.0) -> Initializer:
+    """A (semi-)orthogonal matrix over (O, the rest), times ``gain`` (Saxe et al., 2013)."""
+
+    def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
+        rows, columns = shape[0], math.prod(shape[1:])
+        q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+        q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the distribution uniform, and the result unique
+        out[...] = gain * (q if rows >= columns else q.T).reshape(shape)
+
+    return Initializer(f"orthogonal({gain})", fill, fans, elementwise=False, dtype=np.float64)
+
+
+def default(kind: str, leaf: str, weight: Shape) -> Initializer:
+    """What PyTorch's layers start from; ``weight`` is the shape of the layer's weight, for a bias's bound."""
+    if kind in ("linear", "conv"):
+        bound = 1 / math.sqrt(fans(weight)[0]) if fans(weight)[0] else 0.0
+        return uniform(-bound, bound)
+    if kind == "embedding":
+        return normal()
+    return ones() if leaf in ("weight", "running_var") else zeros()
+
+
+def _mode(mode: str) -> int:
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"mode is 'fan_in' or 'fan_out', not {mode!r}")
+    return 0 if mode == "fan_in" else 1
+
+
+def _gauss(out: np.ndarray, rng: np.random.Generator, mean: float, std: float) -> None:
+    rng.standard_normal(out=out, dtype=out.dtype)
+    if std != 1:
+        out *= std
+    if mean:
+        out += mean
+
+
+def _flat(out: np.ndarray, rng: np.random.Generator, a: float, b: float) -> None:
+    rng.random(out=out, dtype=out.dtype)
+    out *= b - a
+    out += a

@@ -1,0 +1,466 @@
+"""Model: the five verbs over a host. wrap, build: how models come in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from . import initializers, layouts, paths, registry
+from .errors import MultiparamWarning, ParameterNotFound, ShapeError, TieError, UnknownShapes
+from .parameter import UNKNOWN_CURE, Group, Parameter
+from .protocol import Array, Backend, Host, NativeOptimizer, Slot, Storage
+
+
+class Table:
+    """A model's slots grouped by storage, with the look-ups every access needs. Made once per wrap or tie."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self.slots = slots
+        self.names: list[str] = []
+        self.by_name: dict[str, int] = {}
+        self.first: dict[int, int] = {}  # id of a storage -> its first slot
+        self._names: dict[int, tuple[str, ...]] | None = None
+        names, by_name, first = self.names, self.by_name, self.first
+        for i, slot in enumerate(slots):
+            name = paths.text(slot.path)
+            names.append(name)
+            by_name[name] = i
+            first.setdefault(id(slot.storage), i)
+        if len(by_name) != len(slots):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"Two parameters of one name: {', '.join(twice)}. This is a defect of the adapter.")
+
+    def names_of(self, storage: Storage) -> tuple[str, ...]:
+        """All names of a storage in definition order."""
+        if self._names is None:
+            found: dict[int, list[str]] = {}
+            for name, slot in zip(self.names, self.slots, strict=True):
+                found.setdefault(id(slot.storage), []).append(name)
+            self._names = {key: tuple(names) for key, names in found.items()}
+        return self._names[id(storage)]
+
+    def storages(self) -> list[Storage]:
+        """Each storage of a parameter once, in definition order."""
+        return [self.slots[i].storage for i in self.first.values() if not self.slots[i].buffer]
+
+
+class Model(Group):
+    """A framework's model behind one face. Made by :func:`wrap` and :func:`build`.
+
+    >>> X = np.ones((2, 4), "float32")
+    >>> net = mp.build(mp.nn.Sequential(mp.nn.Linear(8), mp.nn.ReLU(), mp.nn.Linear(1)), X, backend="torch")
+    >>> list(net.parameters())
+    ['0.weight', '0.bias', '2.weight', '2.bias']
+    >>> net[2]["bias"] is net["2.bias"]
+    True
+    >>> tuple(net(X).shape)
+    (2, 1)
+    """
+
+    def __init__(self, host: Host, backend: str, adapter: Backend) -> None:
+        super().__init__(None, (), None)
+        self._host = host
+        self.backend = backend
+        self.adapter = adapter
+        self._version = 0
+        self._tracing = False
+        self._train = False
+        self._cache: dict[int, Parameter] = {}
+        self._listed: dict[tuple[bool, bool], Mapping[str, Parameter]] = {}
+        self._table = Table(host.slots())
+
+    @property
+    def _net(self) -> Model:
+        return self
+
+    @property
+    def native(self) -> Any:
+        """The untouched framework model."""
+        return self._host.native
+
+    # -- running
+
+    def __call__(self, *inputs: Any, train: bool | None = None, **kwargs: Any) -> Array:
+        """The forward pass; numpy inputs are converted, the output is the framework's own.
+
+        Dropout and batch statistics are off, unless ``train=True`` or inside a gradient step.
+        """
+        mode = self._train if train is None else train
+        return self._host.call(tuple(self.native_array(x) for x in inputs), kwargs, mode)
+
+    def native_array(self, array: Any) -> Array:
+        """numpy as the framework's array (floats in the model's dtype); anything else untouched."""
+        if not isinstance(array, (np.ndarray, np.generic)):
+            return array
+        array = np.asarray(array)
+        if array.dtype.kind == "f" and self.dtype is not None:
+            array = array.astype(self.dtype, copy=False)
+        return self.adapter.from_numpy(array)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """Any array, a Parameter or numbers, as numpy."""
+        return to_numpy(array)
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of the first floating parameter that numpy knows."""
+        for slot in self._table.slots:
+            if slot.storage.dtype.startswith("float"):
+                return slot.storage.dtype
+        return None
+
+    # -- access
+
+    def __getitem__(self, key: Any) -> Any:
+        if type(key) is str:
+            index = self._table.by_name.get(key)
+            if index is not None:
+                return self._parameter(index)
+        return super().__getitem__(key)
+
+    def _parameter(self, index: int) -> Parameter:
+        table = self._table
+        index = table.first[id(table.slots[index].storage)]
+        found = self._cache.get(index)
+        if found is None:
+            found = self._cache[index] = Parameter(self, index)
+        return found
+
+    def _parameter_of(self, storage_id: int) -> Parameter:
+        return self._parameter(self._table.first[storage_id])
+
+    def _mapping(self, buffers: bool, aliases: bool) -> Mapping[str, Parameter]:
+        listed = self._listed.get((buffers, aliases))
+        if listed is None:
+            listed = self._listed[buffers, aliases] = super()._mapping(buffers, aliases)
+        return listed
+
+    def _changed(self, slots: bool = False) -> None:
+        """Everything compiled for this model is stale; with ``slots``, so is the table."""
+        self._version += 1
+        if slots:
+            self._table = Table(self._host.slots())
+            self._listed.clear()
+
+    # -- ties
+
+    def ties(self) -> list[tuple[str, ...]]:
+        """The groups of names that share one storage, in definition order."""
+        groups = (self._table.names_of(storage) for storage in self._storages())
+        return [names for names in groups if len(names) > 1]
+
+    def _storages(self) -> list[Storage]:
+        return [self._table.slots[i].storage for i in self._table.first.values()]
+
+    def tie(self, target: str, source: str) -> Parameter:
+        """Make ``target`` use ``source``'s storage from now on; ``target``'s own values are dropped.
+
+        A layer used at several positions has one place for its weight, so tying one of its names ties them all.
+        Raises ParameterNotFound, ShapeError, DtypeError or TieError; the model is then unchanged.
+        """
+        to, of = self._slot(target), self._slot(source)
+        if to.storage is of.storage:
+            return self[source]  # type: ignore[no-any-return]
+        mine, other = self[target], self[source]
+        if to.buffer or of.buffer:
+            raise TieError(f"{target if to.buffer else source!r} is a buffer; only parameters can be tied.")
+        if mine.shape != other.shape:
+            raise ShapeError(f"Cannot tie {target!r} {mine.shape} to {source!r} {other.shape}: the shapes differ.")
+        if mine.dtype != other.dtype:
+            raise TieError(f"Cannot tie {target!r} ({mine.dtype}) to {source!r} ({other.dtype}): the dtypes differ.")
+        if to.axes != of.axes:
+            raise TieError(
+                f"Cannot tie {target!r} to {source!r}: {self.backend} stores them in different layouts "
+                "(one is the other's transpose), which multiparam does not tie yet."
+            )
+        self._host.bind(self._place(to), of.storage)
+        self._changed(slots=True)
+        return self[target]  # type: ignore[no-any-return]
+
+    def untie(self, name: str) -> Parameter:
+        """Give ``name`` a storage of its own, with the values it has now.
+
+        Raises TieError when it is not tied, or when all its names are one layer used at several positions: one
+        layer has one weight.
+        """
+        slot = self._slot(name)
+        place = self._place(slot)
+        uses = [s for s in self._table.slots if s.storage is slot.storage]
+        if len(uses) == 1:
+            raise TieError(f"{name!r} is not tied.")
+        if len(uses) == len(place):
+            names = ", ".join(repr(paths.text(s.path)) for s in place)
+            raise TieError(
+                f"{names} are one layer used at {len(place)} positions, which has one weight. "
+                "Make two layers and tie their parameters if you want to untie them later."
+            )
+        self._host.bind(place, self._host.copy(slot.storage))
+        self._changed(slots=True)
+        return self._parameter(self._table.by_name[paths.text(slot.path)])
+
+    def _slot(self, name: str) -> Slot:
+        index = self._table.by_name.get(name)
+        if index is None:
+            raise ParameterNotFound(f"No parameter {name!r}. {paths.did_you_mean(name, self._table.names)}")
+        return self._table.slots[index]
+
+    def _place(self, slot: Slot) -> list[Slot]:
+        """The slots that are one place seen at several positions."""
+        return [s for s in self._table.slots if s.owner is slot.owner and s.leaf == slot.leaf]
+
+    # -- gradients
+
+    def value_and_grad(self, objective: Callable[..., Any], *, train: bool = True) -> Step:
+        """A compiled gradient step for ``objective(net, *batch) -> native scalar``.
+
+        Calling it gives the loss and a mapping of gradients, and leaves them in each ``.grad``. The network runs in
+        training mode unless ``train=False``.
+
+            >>> net = mp.build(mp.nn.Linear(1, bias=False), np.ones((1, 2)), backend="torch")
+            >>> _ = net.init(mp.init.constant(1))
+            >>> step = net.value_and_grad(mp.losses.mse)
+            >>> loss, grads = step(np.array([[1., 2.]]), np.array([[0.]]))
+            >>> float(loss), mp.to_numpy(grads["weight"]).tolist()
+            (9.0, [[6.0, 12.0]])
+        """
+        return Step(self, objective, train)
+
+    def _through(self, host: Host, objective: Callable[..., Any], train: bool, batch: tuple[Any, ...]) -> Any:
+        """Run an objective with this model looking at ``host``: itself, or one that holds traced values."""
+        before = self._host, self._table, self._tracing, self._train
+        if host is not self._host:
+            self._host, self._table = host, Table(host.slots())
+        self._tracing, self._train = True, train
+        try:
+            return objective(self, *batch)
+        finally:
+            self._host, self._table, self._tracing, self._train = before
+
+    def optimizer(self, name: str, **options: float | bool) -> Optimizer:
+        """The framework's own ``"sgd"``, ``"momentum"`` or ``"adam"``, with PyTorch's meaning of each option.
+
+        ``sgd(lr=0.01)``; ``momentum(lr=0.01, momentum=0.9, nesterov=False)``;
+        ``adam(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8)``, eps being added to the root of the corrected second
+        moment (Kingma and Ba, 2015, algorithm 1). Raises ValueError for an unknown name or option.
+        """
+        return Optimizer(self, name, options)
+
+
+class Gradients(Mapping[str, Array]):
+    """name -> gradient in canonical layout, each trainable storage once. Layouts are changed when looked at."""
+
+    def __init__(self, adapter: Backend, slots: Sequence[tuple[str, Slot]], native: Sequence[Array]) -> None:
+        self._adapter = adapter
+        self._entries = {name: (slot, array) for (name, slot), array in zip(slots, native, strict=True)}
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._entries:
+            raise ParameterNotFound(f"No gradient {name!r}. {paths.did_you_mean(name, self._entries)}")
+        slot, array = self._entries[name]
+        return array if slot.axes is None else self._adapter.transpose(array, slot.axes)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"Gradients({list(self)})"
+
+
+class Step:
+    """A gradient step: ``loss, grads = step(*batch)``. Compiled on first use, and again after a tie or freeze."""
+
+    def __init__(self, net: Model, objective: Callable[..., Any], train: bool) -> None:
+        self._net = net
+        self._objective = objective
+        self._train = train
+        self._version = -1
+        self._slots: list[tuple[str, Slot]] = []
+        self._step: Callable[..., tuple[Array, list[Array]]]
+
+    def _compile(self) -> None:
+        net = self._net
+        table = net._table
+        self._slots = [
+            (table.names[i], table.slots[i])
+            for i in table.first.values()
+            if not table.slots[i].buffer and table.slots[i].storage.trainable
+        ]
+        if not self._slots:
+            raise ValueError("No parameter is trainable, so there is nothing to differentiate. Say net.unfreeze().")
+        objective, train = self._objective, self._train
+
+        def run(host: Host, *batch: Any) -> Any:
+            return net._through(host, objective, train, batch)
+
+        self._step = net._host.gradient(run, [slot.storage for _, slot in self._slots], train)
+        self._version = net._version
+
+    def __call__(self, *batch: Any) -> tuple[Array, Gradients]:
+        net = self._net
+        if self._version != net._version:
+            self._compile()
+        loss, native = self._step(*[net.native_array(x) for x in batch])
+        return loss, Gradients(net.adapter, self._slots, native)
+
+
+OPTIMIZERS: Mapping[str, Mapping[str, float | bool]] = MappingProxyType(
+    {
+        "sgd": {"lr": 0.01},
+        "momentum": {"lr": 0.01, "momentum": 0.9, "nesterov": False},
+        "adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+    }
+)
+
+
+class Optimizer:
+    """A framework's own optimizer over the trainable parameters. ``step()`` uses each ``.grad``.
+
+    After a tie or untie the native optimizer is made anew, since the old one holds a storage that is gone; its
+    moments start from zero, and a warning says so.
+    """
+
+    def __init__(self, net: Model, name: str, options: Mapping[str, float | bool]) -> None:
+        if name not in OPTIMIZERS:
+            raise ValueError(f"No optimizer {name!r}. {paths.did_you_mean(name, OPTIMIZERS)}")
+        for option in options:
+            if option not in OPTIMIZERS[name]:
+                raise ValueError(f"{name!r} has no option {option!r}. {paths.did_you_mean(option, OPTIMIZERS[name])}")
+        self.name = name
+        self._net = net
+        self._options = {**OPTIMIZERS[name], **options}
+        self._storages: list[Storage] = []
+        self._native: NativeOptimizer | None = None
+        self._steps = 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; settable between steps."""
+        return float(self._options["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._options["lr"] = value
+        if self._native is not None:
+            self._native.lr = value
+
+    def _current(self) -> NativeOptimizer:
+        storages = self._net._table.storages()
+        if self._native is None or [id(s) for s in storages] != [id(s) for s in self._storages]:
+            if self._steps and self.name != "sgd":
+                warnings.warn(
+                    f"Parameters were tied or untied since this {self.name!r} optimizer was made: "
+                    "its moments start from zero.",
+                    MultiparamWarning,
+                    stacklevel=3,
+                )
+            self._storages = storages
+            self._native = self._net._host.optimizer(self.name, self._options, storages)
+        return self._native
+
+    def step(self, grads: Mapping[str, Any] | None = None) -> None:
+        """One update by each parameter's ``.grad``, or by ``grads`` (names -> canonical arrays).
+
+        Frozen parameters are left alone, and so is one that has no gradient. Raises ValueError when no parameter
+        has one, and ParameterNotFound or ShapeError for ``grads`` that do not fit.
+        """
+        native = self._current()
+        if grads is None or isinstance(grads, Gradients):
+            pairs = self._own() if grads is None else [(s.storage, a) for s, a in grads._entries.values()]
+        else:
+            pairs = [self._given(name, grad) for name, grad in grads.items()]
+        pairs = [(storage, grad) for storage, grad in pairs if storage.trainable]
+        if not pairs:
+            raise ValueError("No trainable parameter has a gradient yet. Run a step of net.value_and_grad(...) first.")
+        native.apply([storage for storage, _ in pairs], [grad for _, grad in pairs])
+        self._steps += 1
+
+    def _own(self) -> list[tuple[Storage, Array]]:
+        pairs = ((storage, storage.grad()) for storage in self._storages if storage.trainable)
+        return [(storage, grad) for storage, grad in pairs if grad is not None]
+
+    def _given(self, name: str, grad: Any) -> tuple[Storage, Array]:
+        slot = self._net._slot(name)
+        parameter = self._net[name]
+        array = to_numpy(grad)
+        if array.shape != parameter.shape:
+            raise ShapeError(f"The gradient of {name!r} has shape {array.shape}; the parameter has {parameter.shape}.")
+        back = layouts.inverse(slot.axes)
+        array = (array if back is None else array.transpose(back)).astype(parameter.dtype, copy=False)
+        return slot.storage, self._net.adapter.from_numpy(np.ascontiguousarray(array))
+
+
+def wrap(native: Any, *inputs: Any, **options: Any) -> Model:
+    """A framework's model as a :class:`Model`; the framework is recognised by the object's classes.
+
+    ``inputs``, numpy or native, let shapes be inferred that are made in the first forward pass; a linen module takes
+    ``variables=``, or ``seed=`` to make them. Nothing of the model is changed.
+
+    Raises Unrecognised for an object no backend knows, BackendMissing for a backend that does not import,
+    and UnknownShapes for a model whose parameters do not exist yet.
+    """
+    known = registry.detect(native)
+    adapter = known.load()
+    net = Model(adapter.wrap(native, inputs, **options), known.name, adapter)
+    unknown = [name for name, slot in zip(net._table.names, net._table.slots, strict=True) if slot.storage.shape is None]
+    if unknown:
+        raise UnknownShapes(
+            f"The shapes of {', '.join(map(repr, unknown[:4]))}{', ...' if len(unknown) > 4 else ''} are not known "
+            f"before the first forward pass. {UNKNOWN_CURE}"
+        )
+    return net
+
+
+def build(spec: Any, *inputs: Any, backend: str | None = None, seed: int = 0, dtype: str = "float32") -> Model:
+    """The architecture ``spec`` (of ``mp.nn``) as native layers of the selected backend.
+
+    ``inputs`` is one example batch, or anything with its ``shape``; input sizes are inferred from it. Parameters start
+    as PyTorch's layers do, drawn from ``seed``: the same bits in every backend. The function computed is the same
+    too: eps, momentum, padding, flatten order and data order are PyTorch's.
+
+    Raises ShapeError naming the layer that does not fit, BackendUnknown or BackendMissing.
+    """
+    from . import nn
+
+    if len(inputs) != 1:
+        raise ValueError(f"mp.build needs one example input, since an architecture has one; it gets {len(inputs)}")
+    shape = tuple(int(n) for n in inputs[0].shape)
+    if not shape:
+        raise ShapeError("The example input needs a batch axis; it is a scalar")
+    name = registry.selected(backend)
+    kind = "int64" if "int" in str(inputs[0].dtype) else dtype
+    plan = nn.plan(spec, shape[1:], kind)
+    adapter = registry.info(name).load()
+    net = Model(adapter.build(plan, dtype), name, adapter)
+    _start(net, seed)
+    return net
+
+
+def _start(net: Model, seed: int) -> None:
+    """Fill a new network as PyTorch's layers start, from the seed."""
+    weights = {p._slot.path[:-1]: p.shape for p in net if p._slot.path[-1] == "weight"}
+    for p in net:
+        path = p._slot.path
+        weight = weights.get(path[:-1], p.shape)
+        value = initializers.draw(initializers.default(p.kind, path[-1], weight), p.shape, seed=seed, name=p.name)
+        p._write(value.astype(p.dtype, copy=False))
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """Any framework's array, gradient-tracked or not, a Parameter, or plain numbers, as numpy. It may alias.
+
+    >>> to_numpy([1, 2]).tolist()
+    [1, 2]
+    """
+    if isinstance(array, Parameter):
+        return array.numpy()
+    if isinstance(array, (np.ndarray, np.generic, int, float, list, tuple)):
+        return np.asarray(array)
+    known = registry.detect_array(array)
+    return np.asarray(array) if known is None else known.load().to_numpy(array)
