@@ -443,9 +443,9 @@ def build(spec: Any, *inputs: Any, backend: str | None = None, seed: int = 0, dt
 
 
 def _start(net: Model, seed: int) -> None:
-    """Fill a new network as PyTorch's layers start, from the seed."""
+    """Fill a new network, buffers too, as PyTorch's layers start, from the seed."""
     weights = {p._slot.path[:-1]: p.shape for p in net if p._slot.path[-1] == "weight"}
-    for p in net:
+    for p in [*net.parameters().values(), *net.buffers().values()]:
         path = p._slot.path
         weight = weights.get(path[:-1], p.shape)
         value = initializers.draw(initializers.default(p.kind, path[-1], weight), p.shape, seed=seed, name=p.name)

@@ -1,0 +1,75 @@
+"""JAX: one backend over two libraries of modules, linen and NNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as flax_linen
+from flax import nnx as flax_nnx
+
+from multiparam import nn
+from multiparam.errors import Unrecognised
+from multiparam.protocol import Backend, Host
+
+from .arrays import from_numpy, scope
+from .linen import LinenHost, host_for, zeros
+from .modules import chain
+from .nnx import NnxHost
+
+
+class JaxBackend(Backend):
+    """flax.linen, flax.nnx and optax."""
+
+    def wrap(self, native: Any, inputs: tuple[Any, ...], variables: Any = None, seed: int = 0) -> Host:
+        if isinstance(native, flax_linen.Module):
+            return host_for(native, tuple(map(self._input, inputs)), variables, seed)
+        if isinstance(native, flax_nnx.Module):
+            return NnxHost(native)
+        raise Unrecognised(f"mp.wrap takes a linen or an NNX module, not {type(native).__qualname__}.")
+
+    def build(self, plan: nn.Plan, dtype: str) -> LinenHost:
+        module = chain(plan, dtype)
+        x = np.zeros((2, *plan.input), plan.dtype)
+        return host_for(module, (x,), zeros(module, x), 0)
+
+    def _input(self, x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            return from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
+        return x
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        if isinstance(array, flax_nnx.Variable):
+            array = array[...]
+        return np.asarray(array)
+
+    def from_numpy(self, array: np.ndarray) -> jax.Array:
+        return from_numpy(array)
+
+    def transpose(self, array: Any, axes: tuple[int, ...]) -> Any:
+        with scope([array.dtype]):
+            return jnp.transpose(array, axes)
+
+    def detach(self, array: Any) -> Any:
+        return array  # immutable
+
+    def mse(self, prediction: Any, target: Any) -> Any:
+        return jnp.mean((prediction - target) ** 2)
+
+    def cross_entropy(self, logits: Any, labels: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
+        module = getattr(function, "__module__", None) or ""
+        if not module.startswith(("jax._src.nn.initializers", "jax.nn.initializers", "flax.")):
+            return None
+
+        def fill(storage: Any, seed: int) -> None:
+            with scope([storage.dtype]):
+                storage.set(function(jax.random.key(seed), storage.shape, jnp.dtype(storage.dtype)))
+
+        return fill

@@ -1,0 +1,161 @@
+"""What linen and NNX share: storages over immutable arrays, compiled steps, optax, and 64-bit scopes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen, nnx
+
+from multiparam import layouts
+
+KINDS: tuple[tuple[Any, str], ...] = (
+    ((linen.Dense, nnx.Linear), "linear"),
+    ((linen.Conv, nnx.Conv), "conv"),
+    ((linen.Embed, nnx.Embed), "embedding"),
+    ((linen.LayerNorm, nnx.LayerNorm), "layernorm"),
+    ((linen.BatchNorm, nnx.BatchNorm), "batchnorm"),
+)
+LEAVES: layouts.Leaves = {
+    "linear": {"kernel": ("weight", "IO"), "bias": ("bias", "O")},
+    "conv": {"kernel": ("weight", "*IO"), "bias": ("bias", "O")},
+    "embedding": {"embedding": ("weight", "VD")},
+    "layernorm": {"scale": ("weight", "*"), "bias": ("bias", "*")},
+    "batchnorm": {
+        "scale": ("weight", "C"),
+        "bias": ("bias", "C"),
+        "mean": ("running_mean", "C"),
+        "var": ("running_var", "C"),
+    },
+}
+
+
+def kind_of(cls: type) -> str:
+    return next((kind for base, kind in KINDS if issubclass(cls, base)), cls.__name__)
+
+
+def x64() -> AbstractContextManager[Any]:
+    """A scope in which JAX keeps 64-bit numbers, whatever ``jax_enable_x64`` says outside."""
+    if jax.config.jax_enable_x64:
+        return nullcontext()
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)  # type: ignore[no-any-return]
+    from jax.experimental import enable_x64
+
+    return enable_x64()  # type: ignore[no-any-return]
+
+
+def scope(dtypes: Iterable[Any]) -> AbstractContextManager[Any]:
+    """:func:`x64` where one of the dtypes needs it, else nothing."""
+    wide = any(np.dtype(dtype).kind in "fc" and np.dtype(dtype).name in ("float64", "complex128") for dtype in dtypes)
+    return x64() if wide else nullcontext()
+
+
+def from_numpy(array: np.ndarray) -> jax.Array:
+    """A copy: ``jnp.asarray`` may alias numpy memory, and a later write there would change the array."""
+    with scope([array.dtype]):
+        return jnp.array(array)
+
+
+class ArrayStorage:
+    """A storage over an immutable array that somebody holds: a leaf of ours, or an NNX Variable."""
+
+    trainable = True
+    gradient: jax.Array | None = None
+
+    def get(self) -> Any:
+        """The current array, or a tracer."""
+        raise NotImplementedError
+
+    def set(self, array: Any) -> None:
+        """Hold another array."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return tuple(self.get().shape)
+
+    @property
+    def dtype(self) -> str:
+        return str(np.dtype(self.get().dtype).name)
+
+    def read(self) -> Any:
+        return self.get()
+
+    def write(self, value: np.ndarray) -> None:
+        self.set(from_numpy(value))
+
+    def grad(self) -> jax.Array | None:
+        return self.gradient
+
+
+def compiled_step(
+    view: Callable[[list[Any], list[Any], Any], Any],
+    run: Callable[..., Any],
+    wanted: Sequence[ArrayStorage],
+    rest: Sequence[ArrayStorage],
+) -> Callable[..., tuple[Any, list[Any]]]:
+    """A jitted gradient step. ``view(wanted, rest, count)`` makes a host over traced values inside the trace and
+    says how to read ``rest`` back afterwards; what the objective changed there is written to the model."""
+    changed: list[int] = []
+
+    def loss(values: list[Any], others: list[Any], count: Any, batch: tuple[Any, ...]) -> tuple[Any, list[Any]]:
+        host, after = view(values, others, count)
+        result = run(host, *batch)
+        now = after()
+        changed[:] = [i for i, (old, new) in enumerate(zip(others, now, strict=True)) if old is not new]
+        return result, [now[i] for i in changed]
+
+    compiled = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    count = np.zeros((), np.uint32)
+    dtypes = {storage.dtype for storage in wanted}
+
+    def step(*batch: Any) -> tuple[Any, list[Any]]:
+        nonlocal count
+        with scope(dtypes):
+            values = [storage.get() for storage in wanted]
+            (value, updated), grads = compiled(values, [storage.get() for storage in rest], count, batch)
+        count = count + np.uint32(1)
+        for i, array in zip(changed, updated, strict=True):
+            rest[i].set(array)
+        for storage, grad in zip(wanted, grads, strict=True):
+            storage.gradient = grad
+        return value, grads
+
+    return step
+
+
+class OptaxOptimizer:
+    """An optax transformation, with one state per storage so that any subset can be updated."""
+
+    def __init__(self, name: str, options: Mapping[str, Any], storages: Sequence[ArrayStorage]) -> None:
+        if name == "adam":
+            self.native = optax.adam(1.0, options["beta1"], options["beta2"], options["eps"])
+        elif name == "momentum":
+            self.native = optax.sgd(1.0, options["momentum"], bool(options["nesterov"]))
+        else:
+            self.native = optax.sgd(1.0)
+        self.lr = options["lr"]
+        self._dtypes = {storage.dtype for storage in storages}
+        with scope(self._dtypes):
+            self._states = {id(storage): self.native.init(storage.get()) for storage in storages}
+
+        def update(grads: list[Any], states: list[Any], values: list[Any], lr: Any) -> tuple[list[Any], list[Any]]:
+            pairs = [self.native.update(*each) for each in zip(grads, states, values, strict=True)]
+            new = [value + lr * step for value, (step, _) in zip(values, pairs, strict=True)]
+            return new, [state for _, state in pairs]
+
+        self._update = jax.jit(update)
+
+    def apply(self, storages: Sequence[Any], grads: Sequence[Any]) -> None:
+        with scope(self._dtypes):
+            states = [self._states[id(storage)] for storage in storages]
+            values, states = self._update(list(grads), states, [s.get() for s in storages], self.lr)
+        for storage, value, state in zip(storages, values, states, strict=True):
+            storage.set(value)
+            self._states[id(storage)] = state

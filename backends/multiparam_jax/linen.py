@@ -1,0 +1,274 @@
+"""Flax linen: the module holds no parameters, so the host does: one :class:`Leaf` per array of the variables.
+
+A tied slot has no leaf of its own. The pytree is expanded, every slot's array in its place, before ``apply``, so
+gradients of all uses add up by themselves.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen
+
+from multiparam import layouts
+from multiparam.errors import UnknownShapes
+from multiparam.protocol import Host, Run, Slot
+
+from .arrays import LEAVES, ArrayStorage, OptaxOptimizer, compiled_step, kind_of, scope
+from .modules import Chain
+
+Key = tuple[str, ...]  # collection, then the path in its tree
+
+# Arguments of __call__ that say whether the module trains, and their value in training
+MODES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
+
+
+class Leaf(ArrayStorage):
+    """One array of the variables."""
+
+    def __init__(self, value: Any, trainable: bool = True) -> None:
+        self.native = value
+        self.trainable = trainable
+
+    def get(self) -> Any:
+        return self.native
+
+    def set(self, array: Any) -> None:
+        self.native = array
+
+
+class Place(NamedTuple):
+    """Where a slot is: what does not change when it is bound to another leaf."""
+
+    path: tuple[str, ...]
+    positions: tuple[int, ...]
+    kind: str
+    axes: tuple[int, ...] | None
+    key: Key
+
+
+class LinenHost(Host):
+    """A linen module and its variables."""
+
+    def __init__(self, module: linen.Module, leaves: dict[Key, Leaf], places: list[Place], rng: Any) -> None:
+        self.native = module
+        self._leaves = leaves
+        self._places = places
+        self._rng = rng
+        self._owners: dict[Key, Key] = {}
+        parameters = inspect.signature(type(module).__call__).parameters
+        self._modes = {name: value for name, value in MODES.items() if name in parameters}
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The plain pytree ``module.apply`` takes, ties expanded."""
+        tree: dict[str, Any] = {}
+        for key, leaf in self._leaves.items():
+            node = tree
+            for segment in key[:-1]:
+                node = node.setdefault(segment, {})
+            node[key[-1]] = leaf.native
+        return tree
+
+    def slots(self) -> list[Slot]:
+        return [
+            Slot(place.path, place.positions, place.kind, self._leaves[place.key], place.axes,
+                 self._owners.setdefault(place.key[:-1], place.key[:-1]), place.key[-1], place.key[0] != "params")
+            for place in self._places
+        ]  # fmt: skip
+
+    def _dtypes(self) -> set[Any]:
+        return {leaf.native.dtype for leaf in self._leaves.values()}
+
+    def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        state = sorted({key[0] for key in self._leaves} - {"params"}) if train else []
+        modes = {name: value is train for name, value in self._modes.items()}
+        rngs = kwargs.pop("rngs", None)
+        if rngs is None and train:
+            self._rng, key = jax.random.split(self._rng)
+            rngs = {"dropout": key}
+        with scope(self._dtypes()):
+            result = self.native.apply(self.variables, *inputs, rngs=rngs, mutable=state, **{**modes, **kwargs})
+        output, updated = result
+        for key, array in flat(updated):
+            if key in self._leaves and array is not self._leaves[key].native:
+                self._leaves[key].set(array)
+        return output
+
+    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
+        self._leaves[(*slots[0].owner, slots[0].leaf)] = storage
+
+    def copy(self, storage: Any) -> Leaf:
+        return Leaf(storage.native, storage.trainable)
+
+    def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
+        rest = list({id(leaf): leaf for leaf in self._leaves.values() if leaf not in storages}.values())
+
+        def view(values: list[Any], others: list[Any], count: Any) -> tuple[LinenHost, Callable[[], list[Any]]]:
+            traced = {
+                id(leaf): Leaf(value)
+                for leaf, value in zip([*storages, *rest], [*values, *others], strict=True)
+            }  # fmt: skip
+            leaves = {key: traced[id(leaf)] for key, leaf in self._leaves.items()}
+            host = LinenHost(self.native, leaves, self._places, jax.random.fold_in(self._rng, count))
+            return host, lambda: [traced[id(leaf)].native for leaf in rest]
+
+        return compiled_step(view, run, storages, rest)
+
+    def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> OptaxOptimizer:
+        return OptaxOptimizer(name, options, storages)
+
+
+def flat(tree: Any, prefix: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """The leaves of nested dicts with their paths, in the dicts' own order."""
+    for name, child in tree.items():
+        if isinstance(child, Mapping):
+            yield from flat(child, (*prefix, name))
+        else:
+            yield (*prefix, name), child
+
+
+def host_for(module: linen.Module, inputs: tuple[Any, ...], variables: Any, seed: int) -> LinenHost:
+    """A host for a user's module. Raises UnknownShapes without variables and inputs to make them from."""
+    rng = jax.random.key(seed)
+    if variables is None:
+        if not inputs:
+            raise UnknownShapes(
+                f"The linen module {type(module).__name__} has no parameters of its own. Pass them, "
+                "mp.wrap(module, X, variables=module.init(key, X)), or let them be made: mp.wrap(module, X, seed=0)."
+            )
+        modes = _modes(module)
+        variables = module.init({"params": rng, "dropout": rng}, *inputs, **modes)
+    leaves = {key: Leaf(value) for key, value in flat(variables)}
+    return LinenHost(module, leaves, describe(module, variables, inputs, leaves), rng)
+
+
+def _modes(module: linen.Module) -> dict[str, bool]:
+    parameters = inspect.signature(type(module).__call__).parameters
+    return {name: not value for name, value in MODES.items() if name in parameters}
+
+
+def describe(module: linen.Module, variables: Any, inputs: tuple[Any, ...], leaves: Mapping[Key, Leaf]) -> list[Place]:
+    """Every slot of a module in definition order.
+
+    Submodules in attributes (``setup``, fields) show themselves on a bound module; those a compact method makes show
+    themselves when it runs, which it does here on shapes only.
+    """
+    called: dict[tuple[str, ...], linen.Module] = {}
+    if inputs:
+
+        def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.module.scope is not None:
+                called.setdefault(context.module.path, context.module)
+            return call(*args, **kwargs)
+
+        def forward(variables: Any) -> Any:
+            with linen.intercept_methods(watch):
+                rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+                return module.apply(variables, *inputs, rngs=rngs, mutable=True, **_modes(module))
+
+        with scope({leaf.native.dtype for leaf in leaves.values()}):
+            jax.eval_shape(forward, variables)
+        root = called[()]
+    else:
+        root = module.bind(variables)
+    places: list[Place] = []
+    seen: set[Key] = set()
+    _visit(root, (), (), called, leaves, places, seen)
+    lost = [key for key in leaves if key not in seen]
+    if lost:
+        raise UnknownShapes(
+            f"{'.'.join(lost[0])!r} belongs to a submodule that only shows itself when the module runs. "
+            "Pass example inputs too: mp.wrap(module, X, variables=variables)."
+        )
+    return places
+
+
+def _visit(
+    module: linen.Module,
+    path: tuple[str, ...],
+    positions: tuple[int, ...],
+    called: Mapping[tuple[str, ...], linen.Module],
+    leaves: Mapping[Key, Leaf],
+    places: list[Place],
+    seen: set[Key],
+) -> None:
+    hasattr(module, "_multiparam_")  # a missing attribute makes linen run setup()
+    scope_path = module.scope.path  # type: ignore[union-attr]
+    kind = kind_of(type(module))
+    own = []
+    for key, leaf in leaves.items():
+        if key[1:-1] == scope_path:
+            name, axes = layouts.canonical(kind, key[-1], leaf.native.ndim, LEAVES)
+            own.append(Place((*path, name), positions, kind, axes, key))
+    own.sort(key=lambda place: layouts.rank(kind, place.path[-1]))
+    places.extend(own)
+    seen.update(place.key for place in own)
+    attributes = list(_children(module))
+    there = {child.scope.path for _, _, child in attributes}  # type: ignore[union-attr]
+    for segments, at, child in attributes:
+        _visit(child, (*path, *segments), (*positions, *at), called, leaves, places, seen)
+    made = [child for child_path, child in called.items() if child_path[:-1] == scope_path and child_path]
+    for position, child in enumerate((c for c in made if c.path not in there), len(attributes)):
+        _visit(child, (*path, child.path[-1]), (*positions, position), called, leaves, places, seen)
+
+
+def _children(module: linen.Module) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], linen.Module]]:
+    """The submodules in a bound module's attributes, with their names and positions; shared ones each time."""
+    if isinstance(module, Chain):
+        for position, (name, child) in enumerate(zip(module.names, module.layers, strict=True)):
+            if isinstance(child, linen.Module):
+                yield ((), ()) + (child,) if name is None else ((name,), (position,), child)
+        return
+    if isinstance(module, linen.Sequential):
+        for position, child in enumerate(module.layers):
+            if isinstance(child, linen.Module):
+                yield (str(position),), (position,), child
+        return
+    attributes = [
+        (name, value)
+        for name, value in vars(module).items()
+        if name not in ("parent", "name", "scope") and not name.startswith("_")
+    ]
+    position = 0
+    for name, value in attributes:
+        nested = list(_modules(value))
+        for segments, at, child in nested:
+            yield (name, *segments), (position, *at), child
+        position += bool(nested)
+
+
+def _modules(value: Any) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], linen.Module]]:
+    if isinstance(value, linen.Module):
+        if value.scope is not None:
+            yield (), (), value
+        return
+    items: Any = ()
+    if isinstance(value, (list, tuple)):
+        items = ((str(i), child) for i, child in enumerate(value))
+    elif isinstance(value, Mapping):
+        items = ((str(name), child) for name, child in value.items())
+    for position, (name, child) in enumerate(items):
+        for segments, at, module in _modules(child):
+            yield (name, *segments), (position, *at), module
+
+
+def zeros(module: linen.Module, x: np.ndarray) -> dict[str, Any]:
+    """The variables of a module with every number zero: its shapes without its initialisers."""
+    with scope([x.dtype, *([np.float64] if _wide(module) else [])]):
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
+        return jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)  # type: ignore[no-any-return]
+
+
+def _wide(module: Any) -> bool:
+    return bool(getattr(module, "wide", False))

@@ -1,0 +1,176 @@
+"""Flax NNX: a storage is an ``nnx.Variable``; a slot is an attribute, or an entry of an ``nnx.List`` or ``Dict``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from flax import nnx
+
+from multiparam import layouts
+from multiparam.protocol import Host, Run, Slot
+
+from .arrays import LEAVES, ArrayStorage, OptaxOptimizer, compiled_step, kind_of, scope
+
+# Attributes of layers that say whether they train, and their value in training
+MODES = {"deterministic": False, "use_running_average": False}
+
+
+class VariableStorage(ArrayStorage):
+    """An nnx.Variable."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+
+    def get(self) -> Any:
+        variable = self.native
+        return variable.get_value() if hasattr(variable, "get_value") else variable.value
+
+    def set(self, array: Any) -> None:
+        variable = self.native
+        if hasattr(variable, "set_value"):
+            variable.set_value(array)
+        else:
+            variable.value = array
+
+
+class NnxHost(Host):
+    """An nnx.Module."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+        self._storages: dict[int, VariableStorage] = {}
+
+    def _storage(self, variable: Any) -> VariableStorage:
+        known = self._storages.get(id(variable))
+        if known is None:
+            known = self._storages[id(variable)] = VariableStorage(variable)
+        return known
+
+    def slots(self) -> list[Slot]:
+        found: list[Slot] = []
+        self._walk(self.native, (), (), found)
+        alive = {id(slot.storage.native) for slot in found}
+        self._storages = {key: storage for key, storage in self._storages.items() if key in alive}
+        return found
+
+    def _walk(self, module: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
+        kind, own, position = kind_of(type(module)), [], 0
+        for name, value in entries(module):
+            if isinstance(value, nnx.Variable):
+                storage = self._storage(value)
+                leaf, axes = layouts.canonical(kind, name, storage.get().ndim, LEAVES)
+                buffer = not isinstance(value, nnx.Param)
+                own.append(Slot((*path, leaf), positions, kind, storage, axes, module, name, buffer))
+        found.extend(sorted(own, key=lambda slot: layouts.rank(kind, slot.path[-1])))
+        inline = isinstance(module, nnx.Sequential)  # its list of layers is the sequence itself
+        for name, value in entries(module):
+            if not isinstance(value, nnx.Variable):
+                if inline and name == "layers":
+                    self._walk(value, path, positions, found)
+                else:
+                    self._walk(value, (*path, name), (*positions, position), found)
+                position += 1
+
+    def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        with self._mode(train), scope({storage.get().dtype for storage in self._storages.values()}):
+            return self.native(*inputs, **kwargs)
+
+    @contextmanager
+    def _mode(self, train: bool) -> Iterator[None]:
+        """Put every layer in a mode, then give each back the one it had."""
+        before = []
+        for module in modules(self.native):
+            for name, value in MODES.items():
+                if name in vars(module) and vars(module)[name] is not None:
+                    before.append((module, name, getattr(module, name)))
+                    setattr(module, name, value is train)
+        try:
+            yield
+        finally:
+            for module, name, value in before:
+                setattr(module, name, value)
+
+    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
+        owner, leaf = slots[0].owner, slots[0].leaf
+        if leaf.isdigit() and isinstance(owner, nnx.List):
+            owner[int(leaf)] = storage.native
+        else:
+            setattr(owner, leaf, storage.native)
+        self._storages[id(storage.native)] = storage
+
+    def copy(self, storage: Any) -> VariableStorage:
+        fresh = self._storage(storage.native.copy())
+        fresh.trainable = storage.trainable
+        return fresh
+
+    def _random(self) -> list[VariableStorage]:
+        """The state of random streams: no slot of its own, but a step moves it."""
+        return [
+            VariableStorage(value)
+            for module in modules(self.native, streams=True)
+            for _, value in entries(module, streams=True)
+            if isinstance(value, nnx.RngState)
+        ]
+
+    def _all(self) -> list[VariableStorage]:
+        slots = self.slots()
+        return [*{id(slot.storage): slot.storage for slot in slots}.values(), *self._random()]  # type: ignore[misc]
+
+    def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
+        everything = self._all()
+        wanted = [everything.index(storage) for storage in storages]
+        others = [i for i in range(len(everything)) if i not in wanted]
+
+        def view(values: list[Any], rest: list[Any], count: Any) -> tuple[NnxHost, Callable[[], list[Any]]]:
+            host = NnxHost(nnx.clone(self.native))  # a clone made inside the trace may hold traced values
+            copies = host._all()
+            for i, value in zip([*wanted, *others], [*values, *rest], strict=True):
+                copies[i].set(value)
+            return host, lambda: [copies[i].get() for i in others]
+
+        return compiled_step(view, run, storages, [everything[i] for i in others])
+
+    def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> OptaxOptimizer:
+        return OptaxOptimizer(name, options, storages)
+
+
+def entries(module: Any, streams: bool = False) -> Iterator[tuple[str, Any]]:
+    """A module's Variables and submodules by name, in definition order; random streams only when asked for."""
+    items: Any
+    if isinstance(module, Mapping):
+        items = module.items()
+    elif isinstance(module, (list, tuple)):
+        items = enumerate(module)
+    else:
+        items = vars(module).items()
+    for name, value in list(items):
+        if str(name).startswith("_"):
+            continue
+        stream = isinstance(value, (nnx.RngState, nnx.Rngs, nnx.RngStream))
+        if stream and not streams:
+            continue
+        if isinstance(value, (nnx.Variable, nnx.Module, nnx.Rngs, nnx.RngStream)) or (
+            isinstance(value, (list, tuple, dict)) and any(True for _ in entries(value))
+        ):
+            yield str(name), value
+
+
+def modules(module: Any, streams: bool = False, seen: set[int] | None = None) -> Iterator[Any]:
+    """Every module below and including one, each once."""
+    seen = set() if seen is None else seen
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    if not isinstance(module, (list, tuple, dict)):
+        yield module
+    for _, value in entries(module, streams):
+        if not isinstance(value, nnx.Variable):
+            yield from modules(value, streams, seen)
+
+
+def key_of(seed: int) -> Any:
+    """A key for an initialiser."""
+    return jax.random.key(seed)

@@ -1,0 +1,361 @@
+"""MXNet Gluon: a storage is a ``gluon.Parameter``; a slot is a key of a block's ``_reg_params``.
+
+Arrays are of the kind in force when they are made: ``mx.np`` after ``npx.set_np()``, else ``mx.nd``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from multiparam import layouts, nn
+from multiparam.errors import UnknownShapes
+from multiparam.protocol import Backend, Host, Run, Slot
+
+from .load import load
+
+mx = load()
+autograd, gluon, gnn = mx.autograd, mx.gluon, mx.gluon.nn
+
+KINDS: tuple[tuple[Any, str], ...] = (
+    (gnn.Dense, "linear"),
+    ((gnn.Conv1D, gnn.Conv2D, gnn.Conv3D), "conv"),
+    (gnn.Embedding, "embedding"),
+    (gnn.LayerNorm, "layernorm"),
+    (gnn.BatchNorm, "batchnorm"),
+)
+NORM = {"gamma": ("weight", "*"), "beta": ("bias", "*")}
+LEAVES: layouts.Leaves = {
+    "layernorm": NORM,
+    "batchnorm": {leaf: (name, "C") for leaf, (name, _) in NORM.items()},
+}
+CHANNELS_LAST: layouts.Leaves = {"conv": {"weight": ("weight", "O*I"), "bias": ("bias", "O")}}
+RUNNING = {"running_mean", "running_var"}
+_copies = itertools.count()
+
+
+@functools.lru_cache(maxsize=None)
+def kind_of(cls: type) -> str:
+    return next((kind for base, kind in KINDS if issubclass(cls, base)), cls.__name__)
+
+
+class GluonStorage:
+    """A gluon Parameter."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+        self._request = "write" if native.grad_req == "null" else native.grad_req
+        self._seen = False  # whether a backward has reached it: Gluon shows zeros before the first
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return None if self.native._data is None else tuple(self.native.shape)
+
+    @property
+    def dtype(self) -> str:
+        return np.dtype(self.native.dtype).name
+
+    @property
+    def trainable(self) -> bool:
+        return bool(self.native.grad_req != "null")
+
+    @trainable.setter
+    def trainable(self, flag: bool) -> None:
+        self.native.grad_req = self._request if flag else "null"
+        self._seen = False
+
+    def read(self) -> Any:
+        return self.native.data()
+
+    def write(self, value: np.ndarray) -> None:
+        with autograd.pause():
+            self.native.data()[:] = np.ascontiguousarray(value)
+
+    def grad(self) -> Any | None:
+        if not self.trainable or self.native._grad is None:
+            return None
+        grad = self.native.grad()
+        if not self._seen:  # the flag is down again after a Trainer's step: then non-zero values tell
+            self._seen = bool(self.native.data()._fresh_grad) or bool(grad.asnumpy().any())
+        return grad if self._seen else None
+
+    def mark(self) -> None:
+        """The gradient is current, for us and for a Trainer."""
+        self._seen = True
+        self.native.data()._fresh_grad = True
+
+
+class GluonHost(Host):
+    """A Block."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+        self._storages: dict[int, GluonStorage] = {}
+
+    def slots(self) -> list[Slot]:
+        found: list[Slot] = []
+        self._walk(self.native, (), (), found)
+        alive = {id(slot.storage.native) for slot in found}
+        self._storages = {key: storage for key, storage in self._storages.items() if key in alive}
+        return found
+
+    def _walk(self, block: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
+        kind = kind_of(type(block))
+        last = kind == "conv" and block._kwargs["layout"].endswith("C")
+        for leaf, parameter in block._reg_params.items():
+            storage = self._storages.setdefault(id(parameter), GluonStorage(parameter))
+            name, order = layouts.canonical(kind, leaf, len(parameter.shape or ()), CHANNELS_LAST if last else LEAVES)
+            buffer = leaf in RUNNING or isinstance(parameter, gluon.Constant)
+            found.append(Slot((*path, name), positions, kind, storage, order, block, leaf, buffer))
+        for position, (name, child) in enumerate(block._children.items()):
+            self._walk(child, (*path, name), (*positions, position), found)
+
+    def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        if autograd.is_recording():  # inside the user's own record(), or a step: the mode is decided there
+            return self.native(*inputs, **kwargs)
+        with autograd.train_mode() if train else autograd.predict_mode():
+            return self.native(*inputs, **kwargs)
+
+    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
+        block, leaf = slots[0].owner, slots[0].leaf
+        old, new = block._reg_params[leaf], storage.native
+        # The three places a block keeps a parameter; plain assignment asserts that the two are the same.
+        object.__setattr__(block, leaf, new)
+        block._reg_params[leaf] = new
+        entries = [(new.name, new) if p is old else (name, p) for name, p in block._params._params.items()]
+        block._params._params.clear()
+        block._params._params.update(entries)
+        self._storages[id(new)] = storage
+        for each in _blocks(self.native):
+            if isinstance(each, gluon.HybridBlock):  # a compiled graph would go on using the old one
+                each._clear_cached_op()
+
+    def copy(self, storage: Any) -> GluonStorage:
+        old = storage.native
+        fresh = gluon.Parameter(f"{old.name}_copy{next(_copies)}", old.grad_req, old.shape, old.dtype)
+        fresh.initialize(mx.init.Zero(), ctx=old.list_ctx())
+        fresh.set_data(old.data())
+        self._storages[id(fresh)] = GluonStorage(fresh)
+        return self._storages[id(fresh)]
+
+    def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
+        parameters = [storage.native for storage in storages]
+        adding = [parameter for parameter in parameters if parameter.grad_req == "add"]
+
+        def step(*batch: Any) -> tuple[Any, list[Any]]:
+            for parameter in adding:
+                parameter.grad()[:] = 0
+            for parameter in parameters:
+                parameter.data()._fresh_grad = False
+            with autograd.record(train_mode=train):
+                loss = run(self, *batch)
+            loss.backward(train_mode=train)
+            for storage in storages:
+                if not storage.native.data()._fresh_grad:  # unused: what an earlier step left is still there
+                    storage.native.grad()[:] = 0
+                storage.mark()
+            return loss.detach(), [parameter.grad().copy() for parameter in parameters]
+
+        return step
+
+    def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> GluonOptimizer:
+        return GluonOptimizer(name, options, storages)
+
+
+class GluonOptimizer:
+    """A gluon.Trainer."""
+
+    def __init__(self, name: str, options: Mapping[str, Any], storages: Sequence[GluonStorage]) -> None:
+        native: Any
+        if name == "adam":
+            native = Adam(options["lr"], options["beta1"], options["beta2"], options["eps"])
+        elif options.get("nesterov"):
+            native = mx.optimizer.NAG(learning_rate=options["lr"], momentum=options["momentum"])
+        else:
+            native = mx.optimizer.SGD(learning_rate=options["lr"], momentum=options.get("momentum", 0.0))
+        self._storages = list(storages)
+        self.native = gluon.Trainer([storage.native for storage in storages], native, kvstore=None)
+
+    @property
+    def lr(self) -> float:
+        return float(self.native.learning_rate)
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        if not isinstance(self.native._optimizer, Adam):  # its velocity holds the rate, PyTorch's does not
+            for updater in self.native._updaters:
+                for state in updater.states.values():
+                    if state is not None:
+                        state *= value / self.lr
+        self.native.set_learning_rate(value)
+
+    def apply(self, storages: Sequence[Any], grads: Sequence[Any]) -> None:
+        for storage in self._storages:
+            if storage.trainable:
+                storage.native.data()._fresh_grad = False
+        for storage, grad in zip(storages, grads, strict=True):
+            own = storage.native.grad()
+            if own is not grad:
+                own[:] = grad
+            storage.mark()
+        self.native.step(1, ignore_stale_grad=True)  # it updates the fresh ones; 1: the loss is a mean already
+
+
+class Adam(mx.optimizer.Adam):  # type: ignore[misc,name-defined]
+    """MXNet's Adam with PyTorch's eps: MXNet adds it before the bias correction, so it is scaled by that first."""
+
+    def __init__(self, lr: float, beta1: float, beta2: float, eps: float) -> None:
+        super().__init__(learning_rate=lr, beta1=beta1, beta2=beta2, epsilon=eps)
+        self._eps = eps
+
+    def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
+        t = self._index_update_count.get(index, self.begin_num_update) + 1
+        self.epsilon = self._eps * math.sqrt(1 - self.beta2**t)
+        super().update(index, weight, grad, state)
+
+
+class MxnetBackend(Backend):
+    """mxnet.gluon 1.9.1."""
+
+    unsupported = {
+        "unbiased running variance": (
+            "MXNet's BatchNorm moves its running variance in backward, by the biased variance of the batch, "
+            "inside the operator; PyTorch's is unbiased. The two differ by n / (n - 1) of the batch's share."
+        ),
+    }
+
+    def wrap(self, native: Any, inputs: tuple[Any, ...]) -> GluonHost:
+        if isinstance(native, gluon.Parameter):
+            raise TypeError("mp.wrap takes a Block; this is a single Parameter")
+        host = GluonHost(native)
+        parameters = [parameter for block in _blocks(native) for parameter in block._reg_params.values()]
+        cold = [p.name for p in parameters if p._data is None and not p._deferred_init]
+        if cold:
+            raise UnknownShapes(f"Parameter {cold[0]!r} is not initialised. Call net.initialize() before mp.wrap(net).")
+        if inputs and any(p._data is None for p in parameters):
+            with autograd.pause():
+                native(*[self._input(x) for x in inputs])
+        return host
+
+    def build(self, plan: nn.Plan, dtype: str) -> GluonHost:
+        native = _build(plan.root, {})
+        native.cast(dtype)
+        native.initialize(mx.init.Zero())  # MXNet's random ones fail for float64; the core fills everything
+        native.hybridize()
+        return GluonHost(native)
+
+    def _input(self, x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            return self.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
+        return x
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        if isinstance(array, gluon.Parameter):
+            array = array.data()
+        return array.asnumpy()  # type: ignore[no-any-return]
+
+    def from_numpy(self, array: np.ndarray) -> Any:
+        make = mx.np.array if mx.util.is_np_array() else mx.nd.array
+        return make(array, dtype=array.dtype)
+
+    def transpose(self, array: Any, axes: tuple[int, ...]) -> Any:
+        return array.transpose(axes)
+
+    def detach(self, array: Any) -> Any:
+        return array.detach().copy()
+
+    def mse(self, prediction: Any, target: Any) -> Any:
+        return ((prediction - target.astype(prediction.dtype)) ** 2).mean()
+
+    def cross_entropy(self, logits: Any, labels: Any) -> Any:
+        ops = mx.npx if isinstance(logits, mx.np.ndarray) else mx.nd
+        return -ops.pick(ops.log_softmax(logits, axis=-1), labels, axis=-1).mean()
+
+    def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
+        if not isinstance(function, mx.init.Initializer):
+            return None
+
+        def fill(storage: GluonStorage, seed: int) -> None:
+            mx.random.seed(seed)
+            data = storage.native.data()
+            function(mx.init.InitDesc(storage.native.name, {"__init__": function.dumps()}), data)
+
+        return fill
+
+
+def _blocks(block: Any) -> Iterator[Any]:
+    yield block
+    for child in block._children.values():
+        yield from _blocks(child)
+
+
+class Residual(gnn.HybridBlock):  # type: ignore[misc,name-defined]
+    """``x + body(x)``."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.body = body
+
+    def hybrid_forward(self, F: Any, x: Any) -> Any:
+        return x + self.body(x)
+
+
+def _gelu_tanh(F: Any, x: Any) -> Any:
+    ops = F.np if mx.util.is_np_array() else F
+    return 0.5 * x * (1 + ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def _softmax(F: Any, x: Any) -> Any:
+    return (F.npx if mx.util.is_np_array() else F).softmax(x, axis=-1)
+
+
+def _build(node: nn.Node, made: dict[int, Any]) -> Any:
+    known = made.get(id(node.layer))
+    if known is None:
+        known = made[id(node.layer)] = _make(node, made)
+    return known
+
+
+def _make(node: nn.Node, made: dict[int, Any]) -> Any:
+    layer, n = node.layer, len(node.input) - 1
+    match layer:
+        case nn.Sequential():
+            sequence = gnn.HybridSequential()
+            for name, child in zip(layer.names, node.children, strict=True):
+                sequence.register_child(_build(child, made), name)
+            return sequence
+        case nn.Residual():
+            return Residual(_build(node.children[0], made))
+        case nn.Linear():
+            return gnn.Dense(layer.out_features, flatten=False, use_bias=layer.bias, in_units=node.input[-1])
+        case nn.Conv():
+            return (gnn.Conv1D, gnn.Conv2D, gnn.Conv3D)[n - 1](
+                layer.out_channels, nn.sizes(layer.kernel_size, n), nn.sizes(layer.stride, n),
+                nn.sizes(layer.padding, n), nn.sizes(layer.dilation, n), layer.groups,
+                use_bias=layer.bias, in_channels=node.input[0],
+            )  # fmt: skip
+        case nn.MaxPool():
+            return (gnn.MaxPool1D, gnn.MaxPool2D, gnn.MaxPool3D)[n - 1](*layer.windows(n))
+        case nn.AvgPool():
+            return (gnn.AvgPool1D, gnn.AvgPool2D, gnn.AvgPool3D)[n - 1](*layer.windows(n))
+        case nn.BatchNorm():
+            return gnn.BatchNorm(epsilon=layer.eps, momentum=1 - layer.momentum, in_channels=node.input[0])
+        case nn.LayerNorm():
+            return gnn.LayerNorm(epsilon=layer.eps, in_channels=node.input[-1])
+        case nn.Embedding():
+            return gnn.Embedding(layer.num_embeddings, layer.embedding_dim)
+        case nn.Dropout():
+            return gnn.Dropout(layer.p)
+        case nn.Flatten():
+            return gnn.Flatten()
+        case nn.GELU():
+            return gnn.GELU() if layer.approximate == "none" else gnn.HybridLambda(_gelu_tanh)
+        case nn.Softmax():
+            return gnn.HybridLambda(_softmax)
+        case _:
+            return gnn.Activation({nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}[type(layer)])
