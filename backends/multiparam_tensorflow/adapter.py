@@ -1,0 +1,325 @@
+"""TensorFlow with Keras 3 or tf_keras 2: a storage is a Keras (or TensorFlow) Variable; a slot, an attribute of a layer.
+
+Keras' own names and paths are neither unique nor stable, so variables and layers are found by looking up, by identity,
+which attribute holds them; a Sequential's children are named by position.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from multiparam import layouts, nn
+from multiparam.errors import UnknownShapes, Unrecognised, Unsupported
+from multiparam.protocol import Backend, Host, Run, Slot
+
+from .build import functional
+from .optimizers import KerasOptimizer
+
+Place = tuple[tuple[str, ...], tuple[int, ...], Any]  # path, positions, layer
+
+# by class name, so that tf_keras need not be imported to recognise its layers
+KINDS = {
+    "Dense": "linear",
+    "Conv1D": "conv",
+    "Conv2D": "conv",
+    "Conv3D": "conv",
+    "Embedding": "embedding",
+    "LayerNormalization": "layernorm",
+    "BatchNormalization": "batchnorm",
+}
+NORM = {"gamma": ("weight", "*"), "beta": ("bias", "*")}
+LEAVES: layouts.Leaves = {
+    "linear": {"kernel": ("weight", "IO"), "bias": ("bias", "O")},
+    "conv": {"kernel": ("weight", "*IO"), "bias": ("bias", "O")},
+    "embedding": {"embeddings": ("weight", "VD")},
+    "layernorm": NORM,
+    "batchnorm": {
+        "gamma": ("weight", "C"),
+        "beta": ("bias", "C"),
+        "moving_mean": ("running_mean", "C"),
+        "moving_variance": ("running_var", "C"),
+    },
+}
+
+# The paths of the models mp.build made: a shared layer's second name is nowhere in a Functional model.
+_built: weakref.WeakKeyDictionary[Any, list[Place]] = weakref.WeakKeyDictionary()
+
+
+@functools.lru_cache(maxsize=None)
+def kind_of(cls: type) -> str:
+    for base in cls.__mro__:
+        if base.__module__.partition(".")[0] in ("keras", "tf_keras") and base.__name__ in KINDS:
+            return KINDS[base.__name__]
+    return cls.__name__
+
+
+def is_layer(obj: Any) -> bool:
+    return isinstance(obj, tf.Module) and hasattr(obj, "add_weight")
+
+
+def is_variable(obj: Any) -> bool:
+    return isinstance(obj, (keras.Variable, tf.Variable))
+
+
+class VariableStorage:
+    """A Keras 3 Variable, or tf_keras' tf.Variable."""
+
+    def __init__(self, native: Any, layer: Any) -> None:
+        self.native = native
+        self.gradient: Any = None
+        self._layer = layer
+        self._flag = bool(native.trainable) and bool(layer.trainable)
+
+    @property
+    def variable(self) -> tf.Variable:
+        return self.native if isinstance(self.native, tf.Variable) else self.native._value
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return tuple(self.native.shape)
+
+    @property
+    def dtype(self) -> str:
+        return tf.as_dtype(self.native.dtype).name
+
+    @property
+    def trainable(self) -> bool:
+        return bool(self.native.trainable) if isinstance(self.native, keras.Variable) else self._flag
+
+    @trainable.setter
+    def trainable(self, flag: bool) -> None:
+        self._flag = flag
+        if isinstance(self.native, keras.Variable):
+            self.native.trainable = flag
+        else:  # tf_keras freezes by layer, and asks the layer
+            self._layer.trainable = flag
+        self.gradient = None
+
+    def read(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self.variable)
+
+    def write(self, value: np.ndarray) -> None:
+        self.variable.assign(np.ascontiguousarray(value))
+
+    def grad(self) -> Any | None:
+        return self.gradient
+
+
+class KerasHost(Host):
+    """A Keras model or layer."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+        self._storages: dict[int, VariableStorage] = {}
+        self._training = "training" in _call_arguments(native)
+
+    def slots(self) -> list[Slot]:
+        found: list[Slot] = []
+        for path, positions, layer in _built.get(self.native) or walk(self.native, (), (), ()):
+            self._own(layer, path, positions, found)
+        alive = {id(slot.storage.native) for slot in found}
+        self._storages = {key: storage for key, storage in self._storages.items() if key in alive}
+        return found
+
+    def _own(self, layer: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
+        kind, own = kind_of(type(layer)), []
+        for attribute, variable in variables(layer):
+            storage = self._storages.get(id(variable))
+            if storage is None:
+                storage = self._storages[id(variable)] = VariableStorage(variable, layer)
+            leaf = attribute.lstrip("_")
+            name, axes = layouts.canonical(kind, leaf, len(variable.shape), LEAVES)
+            buffer = not any(variable is v for v in _lists(layer)[0])
+            own.append(Slot((*path, name), positions, kind, storage, axes, layer, attribute, buffer))
+        found.extend(sorted(own, key=lambda slot: layouts.rank(kind, slot.path[-1])))
+
+    def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        if self._training:
+            kwargs = {"training": train, **kwargs}
+        return self.native(*inputs, **kwargs)
+
+    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
+        layer, attribute = slots[0].owner, slots[0].leaf
+        old, new = getattr(layer, attribute), storage.native
+        for variables_of in _lists(layer):  # by identity: the tracker's own replacement compares values
+            variables_of[:] = [new if v is old else v for v in variables_of]
+        for ids in getattr(getattr(layer, "_tracker", None), "stored_ids", {}).values():
+            if id(old) in ids:
+                ids.remove(id(old))
+                ids.add(id(new))
+        layer.__dict__[attribute] = new
+        self._storages[id(new)] = storage
+        for name in ("train_function", "test_function", "predict_function", "train_tf_function"):
+            if getattr(self.native, name, None) is not None:  # compiled for the old variable
+                setattr(self.native, name, None)
+
+    def copy(self, storage: Any) -> VariableStorage:
+        old = storage.native
+        if isinstance(old, keras.Variable):
+            fresh = keras.Variable(old.numpy(), dtype=old.dtype, trainable=old.trainable, name=old.name)
+        else:
+            fresh = tf.Variable(old, trainable=old.trainable, name=old.name.partition(":")[0])
+        self._storages[id(fresh)] = VariableStorage(fresh, storage._layer)
+        return self._storages[id(fresh)]
+
+    def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
+        watched = [storage.variable for storage in storages]
+
+        @tf.function(autograph=False)
+        def compiled(*batch: Any) -> tuple[Any, list[Any]]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                for variable in watched:
+                    tape.watch(variable)
+                loss = run(self, *batch)
+            grads = tape.gradient(loss, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return loss, [tf.convert_to_tensor(grad) for grad in grads]  # an embedding's are sparse slices
+
+        def step(*batch: Any) -> tuple[Any, list[Any]]:
+            loss, grads = compiled(*batch)
+            for storage, grad in zip(storages, grads, strict=True):
+                storage.gradient = grad
+            return loss, grads
+
+        return step
+
+    def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> KerasOptimizer:
+        return KerasOptimizer(name, options, storages)
+
+
+def _call_arguments(layer: Any) -> Sequence[str]:
+    import inspect
+
+    return list(inspect.signature(layer.call).parameters)
+
+
+def _lists(layer: Any) -> tuple[list[Any], list[Any]]:
+    """A layer's own trainable and other variables, in either generation."""
+    if hasattr(layer, "_trainable_variables"):
+        return layer._trainable_variables, layer._non_trainable_variables
+    return layer._trainable_weights, layer._non_trainable_weights
+
+
+def variables(layer: Any) -> Iterator[tuple[str, Any]]:
+    """A layer's own variables with the attribute that holds each."""
+    for variable in [v for group in _lists(layer) for v in group]:
+        for attribute, value in vars(layer).items():
+            if value is variable:
+                yield attribute, variable
+                break
+        else:
+            raise Unsupported(
+                f"A variable of layer {layer.name!r} is held by no attribute of its own, so it has no stable name; "
+                "assign what add_weight returns to an attribute."
+            )
+
+
+def walk(layer: Any, path: tuple[str, ...], positions: tuple[int, ...], above: tuple[int, ...]) -> Iterator[Place]:
+    """Every use of every layer in definition order; one used at several places comes several times."""
+    if id(layer) in above:  # a layer that refers back to its parent
+        return
+    yield path, positions, layer
+    for position, (segments, child) in enumerate(children(layer)):
+        at = (position,) if len(segments) == 1 else (position, *(int(s) if s.isdigit() else 0 for s in segments[1:]))
+        yield from walk(child, (*path, *segments), (*positions, *at), (*above, id(layer)))
+
+
+def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A layer's direct sublayers by name: by position in a Sequential, by layer name in a Functional model,
+    elsewhere by the attributes that hold them."""
+    cls = {base.__name__ for base in type(layer).__mro__}
+    if "Sequential" in cls:
+        yield from (((str(i),), child) for i, child in enumerate(layer.layers))
+        return
+    if "Functional" in cls and type(layer).__module__.partition(".")[0] in ("keras", "tf_keras"):
+        counts: dict[str, int] = {}
+        for child in layer.layers:
+            if type(child).__name__ != "InputLayer":
+                yield (_stable_name(child, counts),), child
+        return
+    for attribute, value in vars(layer).items():
+        if not attribute.startswith("_"):
+            yield from (((attribute, *segments), child) for segments, child in _layers(value))
+
+
+def _layers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if is_layer(value):
+        yield (), value
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from (((str(i), *segments), child) for segments, child in _layers(item))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from (((str(name), *segments), child) for segments, child in _layers(item))
+
+
+def _stable_name(layer: Any, counts: dict[str, int]) -> str:
+    """A layer's name where the user gave one; else its class and a count within the model, not Keras' global one."""
+    base = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)).lower()
+    if not re.fullmatch(rf"{re.escape(base)}(_\d+)?", layer.name):
+        return str(layer.name)
+    n = counts[base] = counts.get(base, -1) + 1
+    return base if n == 0 else f"{base}_{n}"
+
+
+class TensorflowBackend(Backend):
+    """Keras on TensorFlow."""
+
+    def wrap(self, native: Any, inputs: tuple[Any, ...]) -> KerasHost:
+        if not is_layer(native):
+            raise Unrecognised(f"mp.wrap takes a Keras model or layer on TensorFlow, not {type(native).__qualname__}.")
+        if not native.built or not all(layer.built for _, _, layer in walk(native, (), (), ())):
+            if not inputs:
+                raise UnknownShapes(
+                    f"The Keras model {native.name!r} is not built, so it has no parameters yet. "
+                    "Pass example inputs, mp.wrap(net, X), or call it once."
+                )
+            native(*[self._input(x) for x in inputs])
+        return KerasHost(native)
+
+    def build(self, plan: nn.Plan, dtype: str) -> KerasHost:
+        model, places = functional(plan, dtype)
+        _built[model] = places
+        return KerasHost(model)
+
+    def _input(self, x: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            return self.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
+        return x
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return np.asarray(tf.convert_to_tensor(array).numpy())
+
+    def from_numpy(self, array: np.ndarray) -> tf.Tensor:
+        return tf.constant(array)
+
+    def transpose(self, array: Any, axes: tuple[int, ...]) -> tf.Tensor:
+        return tf.transpose(array, axes)
+
+    def detach(self, array: Any) -> tf.Tensor:
+        return tf.stop_gradient(array)
+
+    def mse(self, prediction: Any, target: Any) -> tf.Tensor:
+        return tf.reduce_mean(tf.math.squared_difference(prediction, tf.cast(target, prediction.dtype)))
+
+    def cross_entropy(self, logits: Any, labels: Any) -> tf.Tensor:
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+    def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
+        roots = {base.__module__.partition(".")[0] for base in type(function).__mro__}
+        if not roots & {"keras", "tf_keras"} or not callable(function):
+            return None
+
+        def fill(storage: VariableStorage, seed: int) -> None:
+            config = function.get_config()  # an initialiser keeps the seed it was made with: make one with ours
+            seeded = type(function).from_config({**config, "seed": seed}) if "seed" in config else function
+            storage.variable.assign(seeded(storage.shape, dtype=storage.dtype))
+
+        return fill
