@@ -35,7 +35,7 @@ class JaxBackend(Backend):
     def build(self, plan: nn.Plan, dtype: str) -> LinenHost:
         module = chain(plan, dtype)
         x = np.zeros((2, *plan.input), plan.dtype)
-        return host_for(module, (x,), zeros(module, x), 0)
+        return host_for(module, (x,), zeros(module, x, dtype), 0)
 
     def _input(self, x: Any) -> Any:
         if isinstance(x, np.ndarray):

@@ -263,12 +263,8 @@ def _modules(value: Any) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], lin
             yield (name, *segments), (position, *at), module
 
 
-def zeros(module: linen.Module, x: np.ndarray) -> dict[str, Any]:
-    """The variables of a module with every number zero: its shapes without its initialisers."""
-    with scope([x.dtype, *([np.float64] if _wide(module) else [])]):
+def zeros(module: linen.Module, x: np.ndarray, dtype: str) -> dict[str, Any]:
+    """The variables of a module with every number zero, in one dtype (flax makes statistics float32 at first)."""
+    with scope([dtype]):
         shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
-        return jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)  # type: ignore[no-any-return]
-
-
-def _wide(module: Any) -> bool:
-    return bool(getattr(module, "wide", False))
+        return jax.tree.map(lambda s: jax.numpy.zeros(s.shape, dtype), shapes)  # type: ignore[no-any-return]

@@ -24,7 +24,6 @@ class Chain(linen.Module):
     names: tuple[str | None, ...]
     before: tuple[Axes, ...]
     after: Axes = None
-    wide: bool = False
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         for layer, axes in zip(self.layers, self.before, strict=True):
@@ -51,8 +50,9 @@ class BatchNorm(linen.BatchNorm):
         y = super().__call__(x, use_running_average=use_running_average)
         if not use_running_average and before is not None and not self.is_initializing():
             n = x.size // x.shape[-1]
-            moved = self.get_variable("batch_stats", "var") - self.momentum * before
-            self.put_variable("batch_stats", "var", self.momentum * before + moved * (n / (n - 1)))
+            kept = self.momentum * before
+            moved = self.get_variable("batch_stats", "var") - kept
+            self.put_variable("batch_stats", "var", kept + moved * (n / (n - 1)))
         return y
 
 
@@ -76,9 +76,9 @@ def chain(plan: nn.Plan, dtype: str) -> Chain:
     root = plan.root
     module = _build(root, made, dtype)
     if isinstance(module, Chain):
-        return module.clone(wide=dtype == "float64")
+        return module
     after = nn.convert(root.shape, root.after) if root.after and not root.children else None
-    return Chain((module,), (None,), (_axes(root),), after, wide=dtype == "float64")
+    return Chain((module,), (None,), (_axes(root),), after)
 
 
 def _axes(node: nn.Node) -> Axes:

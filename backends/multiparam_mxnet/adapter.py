@@ -108,7 +108,9 @@ class GluonHost(Host):
         kind = kind_of(type(block))
         last = kind == "conv" and block._kwargs["layout"].endswith("C")
         for leaf, parameter in block._reg_params.items():
-            storage = self._storages.setdefault(id(parameter), GluonStorage(parameter))
+            storage = self._storages.get(id(parameter))
+            if storage is None:
+                storage = self._storages[id(parameter)] = GluonStorage(parameter)
             name, order = layouts.canonical(kind, leaf, len(parameter.shape or ()), CHANNELS_LAST if last else LEAVES)
             buffer = leaf in RUNNING or isinstance(parameter, gluon.Constant)
             found.append(Slot((*path, name), positions, kind, storage, order, block, leaf, buffer))
@@ -174,10 +176,8 @@ class GluonOptimizer:
         native: Any
         if name == "adam":
             native = Adam(options["lr"], options["beta1"], options["beta2"], options["eps"])
-        elif options.get("nesterov"):
-            native = mx.optimizer.NAG(learning_rate=options["lr"], momentum=options["momentum"])
         else:
-            native = mx.optimizer.SGD(learning_rate=options["lr"], momentum=options.get("momentum", 0.0))
+            native = Sgd(options["lr"], options.get("momentum", 0.0), bool(options.get("nesterov", False)))
         self._storages = list(storages)
         self.native = gluon.Trainer([storage.native for storage in storages], native, kvstore=None)
 
@@ -206,6 +206,32 @@ class GluonOptimizer:
         self.native.step(1, ignore_stale_grad=True)  # it updates the fresh ones; 1: the loss is a mean already
 
 
+# MXNet's update operators take their rates as float32. For float64 parameters the two optimizers below compute
+# the same formulas by array arithmetic, which takes float64 rates; other dtypes use MXNet's operators.
+
+
+class Sgd(mx.optimizer.NAG):  # type: ignore[misc,name-defined]
+    """MXNet's SGD, with momentum of either kind. The velocity is ``-lr`` times PyTorch's."""
+
+    def __init__(self, lr: float, momentum: float, nesterov: bool) -> None:
+        super().__init__(learning_rate=lr, momentum=momentum)
+        self._nesterov = nesterov
+        self._plain = mx.optimizer.SGD(learning_rate=lr, momentum=momentum)
+
+    def update_multi_precision(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
+        if weight.dtype == np.float64:
+            change = grad * -self._get_lr(index)
+            if state is not None:
+                state[:] = state * self.momentum + change
+                change = state * self.momentum + change if self._nesterov else state
+            weight[:] = weight + change
+        elif self._nesterov:
+            super().update(index, weight, grad, state)
+        else:
+            self._plain.set_learning_rate(self.learning_rate)
+            self._plain.update([index], [weight], [grad], [state])
+
+
 class Adam(mx.optimizer.Adam):  # type: ignore[misc,name-defined]
     """MXNet's Adam with PyTorch's eps: MXNet adds it before the bias correction, so it is scaled by that first."""
 
@@ -215,17 +241,26 @@ class Adam(mx.optimizer.Adam):  # type: ignore[misc,name-defined]
 
     def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
         t = self._index_update_count.get(index, self.begin_num_update) + 1
-        self.epsilon = self._eps * math.sqrt(1 - self.beta2**t)
-        super().update(index, weight, grad, state)
+        correction = math.sqrt(1 - self.beta2**t)
+        self.epsilon = self._eps * correction
+        if weight.dtype != np.float64:
+            super().update(index, weight, grad, state)
+            return
+        self._update_count(index)
+        mean, square = state
+        mean[:] = mean + (grad - mean) * (1 - self.beta1)
+        square[:] = square + (grad * grad - square) * (1 - self.beta2)
+        rate = self._get_lr(index) * correction / (1 - self.beta1**t)
+        weight[:] = weight - mean * rate / (square.sqrt() + self.epsilon)
 
 
 class MxnetBackend(Backend):
     """mxnet.gluon 1.9.1."""
 
     unsupported = {
-        "unbiased running variance": (
-            "MXNet's BatchNorm moves its running variance in backward, by the biased variance of the batch, "
-            "inside the operator; PyTorch's is unbiased. The two differ by n / (n - 1) of the batch's share."
+        "exact running statistics": (
+            "MXNet's BatchNorm moves its running statistics inside the operator, in backward: by the biased variance "
+            "of the batch, where PyTorch's is n / (n - 1) times that, and with its momentum in float32."
         ),
     }
 
@@ -305,6 +340,12 @@ class Residual(gnn.HybridBlock):  # type: ignore[misc,name-defined]
         return x + self.body(x)
 
 
+def _gelu(F: Any, x: Any) -> Any:
+    """MXNet's own rounds its constants to float32, in float64 too."""
+    ops = F.npx if mx.util.is_np_array() else F
+    return 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5)))
+
+
 def _gelu_tanh(F: Any, x: Any) -> Any:
     ops = F.np if mx.util.is_np_array() else F
     return 0.5 * x * (1 + ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
@@ -354,7 +395,7 @@ def _make(node: nn.Node, made: dict[int, Any]) -> Any:
         case nn.Flatten():
             return gnn.Flatten()
         case nn.GELU():
-            return gnn.GELU() if layer.approximate == "none" else gnn.HybridLambda(_gelu_tanh)
+            return gnn.HybridLambda(_gelu if layer.approximate == "none" else _gelu_tanh)
         case nn.Softmax():
             return gnn.HybridLambda(_softmax)
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -16,13 +17,12 @@ class BatchNorm(layers.BatchNormalization):  # type: ignore[misc]
     """Keras' BatchNormalization with PyTorch's running variance, the unbiased one: n / (n - 1) times the batch's."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        before = ops.convert_to_tensor(self.moving_variance)
+        kept = self.moving_variance * self.momentum
         outputs = super().call(inputs, training=training, mask=mask)
         if training and self.trainable:
             shape = ops.shape(inputs)
-            n = ops.cast(ops.prod(ops.convert_to_tensor(shape[:-1])), before.dtype)
-            moved = ops.convert_to_tensor(self.moving_variance) - self.momentum * before
-            self.moving_variance.assign(self.momentum * before + moved * (n / (n - 1)))
+            n = ops.cast(ops.prod(ops.convert_to_tensor(shape[:-1])), kept.dtype)
+            self.moving_variance.assign(kept + (self.moving_variance - kept) * (n / (n - 1)))
         return outputs
 
 
@@ -71,7 +71,7 @@ def _leaf(node: nn.Node, x: Any, made: dict[int, Any], places: list[Place], dtyp
         case nn.Sigmoid():
             return ops.sigmoid(x)
         case nn.GELU():
-            return ops.gelu(x, approximate=layer.approximate == "tanh")
+            return _gelu(x, layer.approximate == "tanh")
         case nn.Softmax():
             return ops.softmax(x, axis=-1)
         case nn.Conv():
@@ -81,6 +81,13 @@ def _leaf(node: nn.Node, x: Any, made: dict[int, Any], places: list[Place], dtyp
         known = made[id(layer)] = _make(node, dtype)
     places.append((node.path, node.positions, known))
     return known(x)
+
+
+def _gelu(x: Any, tanh: bool) -> Any:
+    """TensorFlow's own rounds its constants to float32, in float64 too."""
+    if tanh:
+        return 0.5 * x * (1 + ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5)))
 
 
 def _pad(x: Any, padding: tuple[int, ...], value: float) -> Any:

@@ -1,0 +1,147 @@
+"""The command line: ``multiparam backends | compare``. Exit codes: 0 agree, 1 disagree, 2 usage, 3 could not run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Optional, TextIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from . import registry
+from .errors import BackendMissing, BackendUnknown, MultiparamError
+from .paths import did_you_mean
+
+app = typer.Typer(
+    help="One parameter API for PyTorch, MXNet Gluon, JAX/Flax and TensorFlow/Keras.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def backends() -> None:
+    """List the backends: the installed version, or the pip line that would install it."""
+    table = Table(box=None, header_style="bold")
+    for column in ("backend", "version", "unsupported"):
+        table.add_column(column)
+    for name, status in registry.backends().items():
+        with quiet():
+            declared = registry.info(name).load().unsupported if status else {}
+        table.add_row(name, str(status), ", ".join(declared))
+    Console().print(table)
+
+
+@app.command()
+def compare(
+    backend: Annotated[Optional[list[str]], typer.Option(help="Compare these only. Repeatable.")] = None,
+    model: Annotated[Optional[list[str]], typer.Option(help="Only these models of the zoo. Repeatable.")] = None,
+    steps: Annotated[int, typer.Option(min=0, help="Training steps with each optimizer; 0 for none.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the initial values.")] = 0,
+    json: Annotated[Optional[Path], typer.Option(help="Also write the result to this file.")] = None,
+) -> None:
+    """Build the same networks in every backend from one seed and check that they agree.
+
+    Names, shapes, kinds, ties, initial values, outputs, gradients, and parameters after training: semantically
+    in float64, numerically in float32.
+    """
+    from .compare import TICKS, ZOO, compare_zoo
+    from .compare.report import show, verdict, write_json
+
+    models = _known(model, ZOO, "--model")
+    if json is not None and not json.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {str(json.parent)!r} to write {json.name!r} into", param_hint="--json")
+    chosen = _chosen(backend)
+    versions = {name: str(registry.info(name).version()) for name in chosen}
+    console = Console()
+    if len(chosen) == 1:
+        console.print(f"Only {chosen[0]} is compared: its float32 against its own float64.")
+    total = len(models) * len(chosen) * 2 * (TICKS if steps else 1)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with quiet() as stderr, Progress(*columns, console=Console(file=stderr), transient=True) as progress:
+        task = progress.add_task("importing", total=total)
+
+        def tick(what: str) -> None:
+            progress.update(task, advance=1, description=what)
+
+        for name in chosen:
+            registry.info(name).load()
+        checks = compare_zoo(models, chosen, steps=steps, seed=seed, tick=tick)
+    show(console, checks, chosen, steps)
+    lines = verdict(checks, versions)
+    agree = all(check.agrees for check in checks)
+    console.print("\n".join(lines), style="bold green" if agree else "bold red", highlight=False, markup=False, soft_wrap=True)
+    if json is not None:
+        write_json(json, checks, versions, {"models": models, "steps": steps, "seed": seed})
+    raise typer.Exit(0 if agree else 1)
+
+
+def _known(asked: list[str] | None, known: Iterable[str], option: str) -> list[str]:
+    names = list(known)
+    for name in asked or ():
+        if name not in names:
+            raise typer.BadParameter(f"no {name!r}. {did_you_mean(name, names)}", param_hint=option)
+    return [name for name in names if not asked or name in asked]
+
+
+def _chosen(asked: list[str] | None) -> list[str]:
+    """The backends asked for, or in the environment, or all installed ones, in the registry's order."""
+    fallback = os.environ.get(registry.VARIABLE)
+    asked = asked or ([fallback] if fallback else None)
+    try:
+        for name in asked or ():
+            if registry.info(name).missing():
+                registry.info(name).load()
+    except BackendUnknown as error:
+        raise typer.BadParameter(str(error), param_hint="--backend") from None
+    installed = [name for name, status in registry.backends().items() if status]
+    if not installed:
+        registry.selected()
+    return [name for name in dict.fromkeys(asked or installed) if name in installed]
+
+
+@contextmanager
+def quiet() -> Iterator[TextIO]:
+    """Keep the frameworks' own start-up messages off the terminal, and show them if something fails.
+
+    They come from compiled code, so the file descriptor itself is redirected. Gives the real standard error.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as noise, os.fdopen(saved, "w", closefd=True) as stderr:
+        os.dup2(noise.fileno(), 2)
+        try:
+            yield stderr
+        except BaseException:
+            sys.stderr.flush()
+            noise.seek(0)
+            stderr.write(noise.read().decode(errors="replace"))
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+
+
+def main() -> None:
+    """The entry point: errors of ours are said in one line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        app()
+    except BackendMissing as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(3)
+    except MultiparamError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

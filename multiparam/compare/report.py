@@ -1,0 +1,96 @@
+"""The main job's table, its verdict in words, and its JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .judge import BOUNDS, Check
+
+METHOD = """\
+structure: names, shapes and layer kinds are equal. initial values: equal bit for bit. trained: the parameters after
+{steps} steps of each optimizer. statistics: the running ones of batch normalisation, after the same steps.
+Distances are max|a - b| / max|b|, of the worst array, in eps of float64 or float32, to {reference} in float64."""
+
+
+def show(console: Console, checks: Sequence[Check], backends: Sequence[str], steps: int) -> None:
+    """The table: a row per model, check and dtype; a column per backend. The first backend is the reference."""
+    table = Table(title="multiparam compare", title_justify="left", header_style="bold", padding=(0, 1))
+    for column in ("model", "check", ""):
+        table.add_column(column, no_wrap=True)
+    for backend in backends:
+        table.add_column(backend, justify="right")
+    table.add_column("bound", justify="right")
+    rows: dict[tuple[str, str, str], dict[str, Check]] = {}
+    for check in checks:
+        rows.setdefault((check.model, check.check, check.dtype), {})[check.backend] = check
+    order = list(dict.fromkeys((model, name) for model, name, _ in rows))
+    notes: dict[str, str] = {}
+    before = None
+    for key in sorted(rows, key=lambda key: (order.index(key[:2]), key[2] != "float64")):
+        model, name, dtype = key
+        if before not in (None, model):
+            table.add_section()
+        bound = next((check.bound for check in rows[key].values() if check.bound is not None), None)
+        cells = [_cell(rows[key].get(backend), notes) for backend in backends]
+        table.add_row("" if model == before else model, name, dtype, *cells, "" if bound is None else f"{bound:g}")
+        before = model
+    console.print(table)
+    console.print(METHOD.format(steps=steps, reference=backends[0]), style="dim", highlight=False, soft_wrap=True)
+    for reason, mark in notes.items():
+        console.print(f"{mark} Not judged. {reason}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _cell(check: Check | None, notes: dict[str, str]) -> str:
+    if check is None:
+        return "[dim]is ref.[/]"
+    number = "" if check.distance is None else f"{check.distance:.2g} " if check.distance < 1e4 else "far "
+    if not check.agrees:
+        return f"[red]{number}✗[/]"
+    if check.detail.startswith("declared: "):
+        mark = notes.setdefault(check.detail.removeprefix("declared: "), "*" * (len(notes) + 1))
+        return f"[yellow]{number}{mark}[/]"
+    return f"[green]{number}✓[/]" if number else "[green]✓[/]"
+
+
+def verdict(checks: Sequence[Check], backends: Mapping[str, str]) -> list[str]:
+    """One line when all agree; else one for each disagreement, naming model, check, backend and parameter."""
+    wrong = [check for check in checks if not check.agrees]
+    named = ", ".join(f"{name} {version}" for name, version in backends.items())
+    models = len({check.model for check in checks})
+    if not wrong:
+        return [f"All agree: {len(checks)} checks on {models} models with {named}."]
+    lines = [f"{len(wrong)} of {len(checks)} checks disagree ({named}):"]
+    for check in wrong:
+        far = "" if check.distance is None else f" is {check.distance:.3g} eps away (bound {check.bound:g})"
+        what = " ".join(filter(None, (check.check, check.dtype)))
+        lines.append(f"  {check.model}, {what}, {check.backend}: {check.detail}{far}")
+    return lines
+
+
+def write_json(path: Path, checks: Sequence[Check], backends: Mapping[str, str], options: Mapping[str, Any]) -> None:
+    """The same as data; the file appears whole or not at all."""
+    content = {
+        "format": "multiparam-compare-1",
+        "agree": all(check.agrees for check in checks),
+        "backends": dict(backends),
+        "options": dict(options),
+        "bounds_eps": dict(BOUNDS),
+        "checks": [vars(check) | {"distance": _finite(check.distance)} for check in checks],
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _finite(distance: float | None) -> float | str | None:
+    return "inf" if distance == float("inf") else distance

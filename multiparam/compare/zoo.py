@@ -1,0 +1,108 @@
+"""The networks of the main job, on real data: scikit-learn's bundled iris and digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from multiparam import losses, nn
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network, its objective and where its data comes from."""
+
+    spec: Callable[[], nn.Layer]
+    objective: Callable[..., Any]
+    data: Callable[[], tuple[np.ndarray, np.ndarray]]
+    about: str
+
+    def batches(self, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """``steps`` batches in the data's own order, starting over at its end."""
+        x, y = self.data()
+        rows = [np.arange(i * BATCH, (i + 1) * BATCH) % len(x) for i in range(steps)]
+        return [(x[r], y[r]) for r in rows]
+
+
+def iris() -> tuple[np.ndarray, np.ndarray]:
+    """Four measures of 150 flowers, each scaled to mean 0 and deviation 1, interleaved by species, and the species
+    as a number to regress on, shape (150, 1)."""
+    from sklearn.datasets import load_iris
+
+    x, y = load_iris(return_X_y=True)
+    order = np.arange(150).reshape(3, 50).T.ravel()
+    x = (x - x.mean(0)) / x.std(0)
+    return x[order].astype(np.float32).astype(np.float64), y[order, None].astype(np.float64)
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """1797 handwritten digits as 64 numbers from 0 to 1, and their labels."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return x / 16.0, y.astype(np.int64)
+
+
+def digit_images() -> tuple[np.ndarray, np.ndarray]:
+    """The same digits as images (1797, 1, 8, 8)."""
+    x, y = digits()
+    return x.reshape(-1, 1, 8, 8), y
+
+
+def mlp() -> nn.Layer:
+    """The network d2l.ai section 6.2 begins with."""
+    return nn.Sequential(nn.Linear(8), nn.ReLU(), nn.Linear(1))
+
+
+def nested() -> nn.Layer:
+    """d2l's ``rgnet``: four blocks named ``block 0`` to ``block 3`` inside a sequence."""
+
+    def block() -> nn.Layer:
+        return nn.Sequential(nn.Linear(8), nn.ReLU(), nn.Linear(4), nn.ReLU())
+
+    blocks = nn.Sequential(*[(f"block {i}", block()) for i in range(4)])
+    return nn.Sequential(blocks, nn.Linear(1))
+
+
+def tied() -> nn.Layer:
+    """d2l's tied network: one layer at two positions."""
+    shared = nn.Linear(8)
+    return nn.Sequential(nn.Linear(8), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(1))
+
+
+def digits_mlp() -> nn.Layer:
+    """64-128-64-10.
+
+    Smooth, as is the next one: near a kink of ReLU a rounding error takes another branch, and after that float32
+    trajectories part by 1e-3, within one framework as much as between two.
+    """
+    return nn.Sequential(nn.Linear(128), nn.Tanh(), nn.Linear(64), nn.Tanh(), nn.Linear(10))
+
+
+def cnn() -> nn.Layer:
+    """Convolutions, batch normalisation, both poolings, and a flatten whose order matters."""
+    return nn.Sequential(
+        nn.Conv(8, 3, padding=1, bias=False),
+        nn.BatchNorm(),
+        nn.GELU(),
+        nn.MaxPool(2),
+        nn.Conv(16, 3, padding=1),
+        nn.GELU(),
+        nn.AvgPool(2),
+        nn.Flatten(),
+        nn.Linear(10),
+    )
+
+
+ZOO: Mapping[str, Entry] = {
+    "mlp": Entry(mlp, losses.mse, iris, "4-8-1 on iris"),
+    "nested": Entry(nested, losses.mse, iris, "four named blocks on iris"),
+    "tied": Entry(tied, losses.mse, iris, "one layer at two positions on iris"),
+    "digits-mlp": Entry(digits_mlp, losses.cross_entropy, digits, "64-128-64-10 on digits"),
+    "cnn": Entry(cnn, losses.cross_entropy, digit_images, "convolutional, batch-normalised, on digits"),
+}
