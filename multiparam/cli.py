@@ -58,7 +58,9 @@ def compare(
 
     models = _known(model, ZOO, "--model")
     if json is not None and not json.parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {str(json.parent)!r} to write {json.name!r} into", param_hint="--json")
+        raise typer.BadParameter(
+            f"there is no folder {str(json.parent)!r} to write {json.name!r} into", param_hint="--json"
+        )
     chosen = _chosen(backend)
     versions = {name: str(registry.info(name).version()) for name in chosen}
     console = Console()
@@ -78,7 +80,9 @@ def compare(
     show(console, checks, chosen, steps)
     lines = verdict(checks, versions)
     agree = all(check.agrees for check in checks)
-    console.print("\n".join(lines), style="bold green" if agree else "bold red", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "\n".join(lines), style="bold green" if agree else "bold red", highlight=False, markup=False, soft_wrap=True
+    )
     if json is not None:
         write_json(json, checks, versions, {"models": models, "steps": steps, "seed": seed})
     raise typer.Exit(0 if agree else 1)

@@ -10,7 +10,7 @@ Source of names and layouts: the ``Variables`` sections of the torch.nn document
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 
 # kind -> leaf -> layout; the order is PyTorch's, parameters first, then buffers
 KINDS: Mapping[str, Mapping[str, str]] = {
@@ -34,7 +34,7 @@ BOOKKEEPING = frozenset({"num_batches_tracked"})
 Leaves = Mapping[str, Mapping[str, tuple[str, str]]]
 
 
-@lru_cache(maxsize=None)
+@cache
 def axes(native: str, canonical: str, ndim: int) -> tuple[int, ...] | None:
     """The permutation with ``canonical_array = native_array.transpose(axes)``; None where none is needed.
 
@@ -52,7 +52,7 @@ def axes(native: str, canonical: str, ndim: int) -> tuple[int, ...] | None:
     return None if order == tuple(range(ndim)) else order
 
 
-@lru_cache(maxsize=None)
+@cache
 def rank(kind: str, leaf: str) -> int:
     """The place of a leaf in its kind's order; leaves a kind does not name come last."""
     leaves = list(KINDS.get(kind, ()))

@@ -1,7 +1,7 @@
 """Objectives in every framework: functions of a network and a batch that return a native scalar.
 
-    >>> step = net.value_and_grad(mp.losses.mse)                # doctest: +SKIP
-    >>> loss, grads = step(X, y)                                # doctest: +SKIP
+>>> step = net.value_and_grad(mp.losses.mse)                # doctest: +SKIP
+>>> loss, grads = step(X, y)                                # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -408,7 +408,9 @@ def wrap(native: Any, *inputs: Any, **options: Any) -> Model:
     known = registry.detect(native)
     adapter = known.load()
     net = Model(adapter.wrap(native, inputs, **options), known.name, adapter)
-    unknown = [name for name, slot in zip(net._table.names, net._table.slots, strict=True) if slot.storage.shape is None]
+    unknown = [
+        name for name, slot in zip(net._table.names, net._table.slots, strict=True) if slot.storage.shape is None
+    ]
     if unknown:
         raise UnknownShapes(
             f"The shapes of {', '.join(map(repr, unknown[:4]))}{', ...' if len(unknown) > 4 else ''} are not known "

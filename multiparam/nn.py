@@ -34,9 +34,6 @@ class Layer:
         return shape
 
 
-_layer = dataclass(frozen=True, eq=False)
-
-
 def sizes(value: Size, n: int) -> tuple[int, ...]:
     """One number per spatial axis."""
     result = (value,) * n if isinstance(value, int) else tuple(value)
@@ -63,7 +60,7 @@ def _windows(shape: Shape, kernel: Size, stride: Size, padding: Size, dilation: 
     return result
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class Linear(Layer):
     """``y = x Wᵀ + b`` over the last axis. weight (out_features, in), bias (out_features,)."""
 
@@ -75,7 +72,7 @@ class Linear(Layer):
         return (*shape[:-1], self.out_features)
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class Conv(Layer):
     """Convolution over 1 to 3 spatial axes, as many as the input has. weight (out, in / groups, *kernel)."""
 
@@ -99,7 +96,7 @@ class Conv(Layer):
         return (self.out_channels, *spatial)
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class _Pool(Layer):
     kernel_size: Size
     stride: Size | None = None
@@ -121,17 +118,17 @@ class _Pool(Layer):
         return sizes(self.kernel_size, n), sizes(stride, n), sizes(self.padding, n)
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class MaxPool(_Pool):
     """Maximum over windows; the padding is minus infinity."""
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class AvgPool(_Pool):
     """Mean over windows; padded zeros count, as in PyTorch."""
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class BatchNorm(Layer):
     """Normalises each channel over batch and space; ``momentum`` is the weight of the new batch, as in PyTorch."""
 
@@ -145,7 +142,7 @@ class BatchNorm(Layer):
         return shape
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class LayerNorm(Layer):
     """Normalises the last axis. weight and bias have its size."""
 
@@ -156,7 +153,7 @@ class LayerNorm(Layer):
         return shape
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class Embedding(Layer):
     """Rows of a table (num_embeddings, embedding_dim) looked up by integers."""
 
@@ -167,7 +164,7 @@ class Embedding(Layer):
         return (*shape, self.embedding_dim)
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class Dropout(Layer):
     """Zeroes elements with probability ``p`` in training and scales the rest by 1 / (1 - p)."""
 
@@ -176,7 +173,7 @@ class Dropout(Layer):
     order = "any"
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class Flatten(Layer):
     """All axes but the batch's into one, in canonical order: channels, then space."""
 
@@ -184,28 +181,28 @@ class Flatten(Layer):
         return (math.prod(shape),)
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class ReLU(Layer):
     """max(x, 0)."""
 
     order = "any"
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class Tanh(Layer):
     """Hyperbolic tangent."""
 
     order = "any"
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class Sigmoid(Layer):
     """1 / (1 + exp(-x))."""
 
     order = "any"
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class GELU(Layer):
     """x Φ(x); ``approximate="tanh"`` for the tanh form. PyTorch's default is the exact one."""
 
@@ -218,7 +215,7 @@ class GELU(Layer):
             raise ValueError(f"GELU: approximate is 'none' or 'tanh', not {self.approximate!r}")
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class Softmax(Layer):
     """Softmax over the last axis."""
 
@@ -235,9 +232,7 @@ class Sequential(Layer):
     def __init__(self, *layers: Layer | tuple[str, Layer] | Mapping[str, Layer]) -> None:
         if len(layers) == 1 and isinstance(layers[0], Mapping):
             layers = tuple(layers[0].items())
-        named = [
-            entry if isinstance(entry, tuple) else (str(position), entry) for position, entry in enumerate(layers)
-        ]
+        named = [entry if isinstance(entry, tuple) else (str(position), entry) for position, entry in enumerate(layers)]
         for name, layer in named:
             if not isinstance(layer, Layer):
                 raise TypeError(f"Sequential takes layers of mp.nn; at {name!r} it gets {type(layer).__name__}")
@@ -252,7 +247,7 @@ class Sequential(Layer):
         return f"Sequential({', '.join(f'{n!r}: {c!r}' for n, c in zip(self.names, self.layers, strict=True))})"
 
 
-@_layer
+@dataclass(frozen=True, eq=False)
 class Residual(Layer):
     """``x + body(x)``; the body keeps the shape."""
 

@@ -21,13 +21,13 @@ Selector = Union[str, "Parameter", "Group", Iterable[str], Callable[["Parameter"
 class Parameter:
     """One parameter or buffer of a model, in canonical form, whatever its names.
 
-        >>> net = mp.build(mp.nn.Linear(2), np.ones((1, 3)), backend="torch")
-        >>> p = net["weight"]
-        >>> p.name, p.shape, p.dtype, p.kind, p.trainable, p.grad
-        ('weight', (2, 3), 'float32', 'linear', True, None)
-        >>> p[:] = 0; p[0, 0] = 42; p += 1
-        >>> p.numpy().tolist()
-        [[43.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    >>> net = mp.build(mp.nn.Linear(2), np.ones((1, 3)), backend="torch")
+    >>> p = net["weight"]
+    >>> p.name, p.shape, p.dtype, p.kind, p.trainable, p.grad
+    ('weight', (2, 3), 'float32', 'linear', True, None)
+    >>> p[:] = 0; p[0, 0] = 42; p += 1
+    >>> p.numpy().tolist()
+    [[43.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
 
     __slots__ = ("_net", "_index")
@@ -164,8 +164,8 @@ class Parameter:
         """Write to some elements, by numpy's rules of indexing, broadcasting and same-kind casting."""
         new = self.numpy()
         source = self._net.to_numpy(value)
-        kind = "unsafe" if isinstance(value, (int, float)) and new.dtype.kind in "fcV" else "same_kind"
-        if not np.can_cast(source.dtype, new.dtype, kind):
+        plain = isinstance(value, (int, float)) and new.dtype.kind in "fcV"
+        if not plain and not np.can_cast(source.dtype, new.dtype, "same_kind"):
             raise DtypeError(f"{self.name!r} is {self.dtype}; {source.dtype} values cannot be written into it.")
         try:
             new[key] = source
@@ -259,7 +259,7 @@ class Group:
         if inside:
             depth = len(self._prefix)
             path = table.slots[inside[0]].path
-            while depth < len(path) and paths.text(path[: depth]) != full:
+            while depth < len(path) and paths.text(path[:depth]) != full:
                 depth += 1
             return Group(self._net, path[:depth], inside)
         where = f" in {paths.text(self._prefix)!r}" if self._prefix else ""

@@ -36,15 +36,15 @@ def statistics(array: np.ndarray) -> dict[str, float]:
 class Recorder:
     """Statistics of each parameter and gradient, step by step. Each storage counts once, whatever its names.
 
-        >>> net = mp.build(mp.nn.Linear(1), np.ones((1, 2)), backend="torch")
-        >>> step, opt = net.value_and_grad(mp.losses.mse), net.optimizer("sgd", lr=0.1)
-        >>> watch = mp.Recorder(net, "*weight")
-        >>> for _ in range(3):
-        ...     loss, grads = step(np.ones((1, 2)), np.zeros((1, 1)))
-        ...     watch.record(loss)
-        ...     opt.step()
-        >>> len(watch["weight"]["grad"]["norm"]), len(watch.losses)
-        (3, 3)
+    >>> net = mp.build(mp.nn.Linear(1), np.ones((1, 2)), backend="torch")
+    >>> step, opt = net.value_and_grad(mp.losses.mse), net.optimizer("sgd", lr=0.1)
+    >>> watch = mp.Recorder(net, "*weight")
+    >>> for _ in range(3):
+    ...     loss, grads = step(np.ones((1, 2)), np.zeros((1, 1)))
+    ...     watch.record(loss)
+    ...     opt.step()
+    >>> len(watch["weight"]["grad"]["norm"]), len(watch.losses)
+    (3, 3)
     """
 
     def __init__(self, net: Model, *selectors: Selector, kind: str | None = None) -> None:

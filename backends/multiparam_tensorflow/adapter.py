@@ -1,4 +1,4 @@
-"""TensorFlow with Keras 3 or tf_keras 2: a storage is a Keras (or TensorFlow) Variable; a slot, an attribute of a layer.
+"""Keras 3 or tf_keras 2 on TensorFlow: a storage is a Keras or TensorFlow Variable; a slot, an attribute of a layer.
 
 Keras' own names and paths are neither unique nor stable, so variables and layers are found by looking up, by identity,
 which attribute holds them; a Sequential's children are named by position.
@@ -53,7 +53,7 @@ LEAVES: layouts.Leaves = {
 _built: weakref.WeakKeyDictionary[Any, list[Place]] = weakref.WeakKeyDictionary()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def kind_of(cls: type) -> str:
     for base in cls.__mro__:
         if base.__module__.partition(".")[0] in ("keras", "tf_keras") and base.__name__ in KINDS:
@@ -262,7 +262,9 @@ def _layers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 def _stable_name(layer: Any, counts: dict[str, int]) -> str:
     """A layer's name where the user gave one; else its class and a count within the model, not Keras' global one."""
-    base = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)).lower()
+    base = re.sub(
+        r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)
+    ).lower()
     if not re.fullmatch(rf"{re.escape(base)}(_\d+)?", layer.name):
         return str(layer.name)
     n = counts[base] = counts.get(base, -1) + 1

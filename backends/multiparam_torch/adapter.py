@@ -23,7 +23,7 @@ KINDS: tuple[tuple[Any, str], ...] = (
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def kind_of(cls: type) -> str:
     """PyTorch is the canonical form, so only the kind's name is needed."""
     return next((kind for base, kind in KINDS if issubclass(cls, base)), cls.__name__)

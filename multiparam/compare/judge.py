@@ -116,7 +116,7 @@ def _numbers(model: str, run: Run, reference: Run) -> list[Check]:
         check("gradients", "gradient", worst(run.grads, reference.grads, dtype)),
     ]
     for name, truth in reference.trained.items():
-        checks.append(check(f"trained, {name}", "training", worst(run.trained[name], truth, dtype)))
+        checks.append(check(name, "training", worst(run.trained[name], truth, dtype)))
     if any(reference.buffers.values()):
         found = max(worst(run.buffers[name], truth, dtype) for name, truth in reference.buffers.items())
         checks.append(check("statistics", "training", found))

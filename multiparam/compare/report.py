@@ -8,25 +8,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from .judge import BOUNDS, Check
 
 METHOD = """\
-structure: names, shapes and layer kinds are equal. initial values: equal bit for bit. trained: the parameters after
-{steps} steps of each optimizer. statistics: the running ones of batch normalisation, after the same steps.
-Distances are max|a - b| / max|b|, of the worst array, in eps of float64 or float32, to {reference} in float64."""
+structure: names, shapes and layer kinds are equal. initial values: equal bit for bit. sgd, momentum, adam: the
+parameters after {steps} steps. statistics: the running ones of batch normalisation after the same steps.
+Distances: max|a - b| / max|b| of the worst array, in eps of float64 (f64) or float32 (f32), to {reference} in float64,
+the reference (ref.)."""
 
 
 def show(console: Console, checks: Sequence[Check], backends: Sequence[str], steps: int) -> None:
     """The table: a row per model, check and dtype; a column per backend. The first backend is the reference."""
-    table = Table(title="multiparam compare", title_justify="left", header_style="bold", padding=(0, 1))
+    table = Table(title="multiparam compare", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for column in ("model", "check", ""):
         table.add_column(column, no_wrap=True)
-    for backend in backends:
-        table.add_column(backend, justify="right")
-    table.add_column("bound", justify="right")
+    for column in (*backends, "bound"):
+        table.add_column(column, justify="right", no_wrap=True)
     rows: dict[tuple[str, str, str], dict[str, Check]] = {}
     for check in checks:
         rows.setdefault((check.model, check.check, check.dtype), {})[check.backend] = check
@@ -39,7 +40,13 @@ def show(console: Console, checks: Sequence[Check], backends: Sequence[str], ste
             table.add_section()
         bound = next((check.bound for check in rows[key].values() if check.bound is not None), None)
         cells = [_cell(rows[key].get(backend), notes) for backend in backends]
-        table.add_row("" if model == before else model, name, dtype, *cells, "" if bound is None else f"{bound:g}")
+        table.add_row(
+            "" if model == before else model,
+            name,
+            dtype.replace("float", "f"),
+            *cells,
+            "" if bound is None else f"{bound:g}",
+        )
         before = model
     console.print(table)
     console.print(METHOD.format(steps=steps, reference=backends[0]), style="dim", highlight=False, soft_wrap=True)
@@ -49,8 +56,9 @@ def show(console: Console, checks: Sequence[Check], backends: Sequence[str], ste
 
 def _cell(check: Check | None, notes: dict[str, str]) -> str:
     if check is None:
-        return "[dim]is ref.[/]"
-    number = "" if check.distance is None else f"{check.distance:.2g} " if check.distance < 1e4 else "far "
+        return "[dim]ref.[/]"
+    far = check.distance
+    number = "" if far is None else f"{far:.2g} " if far < 10 else f"{far:.0f} " if far < 1e5 else "far "
     if not check.agrees:
         return f"[red]{number}✗[/]"
     if check.detail.startswith("declared: "):

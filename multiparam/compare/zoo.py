@@ -89,10 +89,10 @@ def cnn() -> nn.Layer:
     return nn.Sequential(
         nn.Conv(8, 3, padding=1, bias=False),
         nn.BatchNorm(),
-        nn.GELU(),
+        nn.GELU("tanh"),
         nn.MaxPool(2),
         nn.Conv(16, 3, padding=1),
-        nn.GELU(),
+        nn.GELU("tanh"),
         nn.AvgPool(2),
         nn.Flatten(),
         nn.Linear(10),

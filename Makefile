@@ -1,0 +1,42 @@
+# Each target makes its own virtual environment where there is none: a fresh machine needs only Python and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: compare test check bench modern slow clean
+
+compare: $(VENV)/.ready
+	@$(BIN)/multiparam compare
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+slow: $(VENV)/.ready
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --slow
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready
+	@$(BIN)/python benchmarks/bench.py
+
+# The same tests under numpy 2 and the newest jax, flax and keras. MXNet pins numpy below 2, so it comes without pins.
+modern: .venv-modern/.ready
+	.venv-modern/bin/python -m pytest -n $(JOBS) --dist loadgroup
+
+$(VENV)/.ready: pyproject.toml constraints/default.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade-strategy only-if-needed -c constraints/default.txt -e ".[all,dev]"
+	@touch $@
+
+.venv-modern/.ready: pyproject.toml constraints/modern.txt
+	$(PYTHON) -m venv .venv-modern
+	.venv-modern/bin/python -m pip install -q -c constraints/modern.txt -e ".[torch,jax,tf_keras,dev]" requests graphviz
+	.venv-modern/bin/python -m pip install -q --no-deps mxnet==1.9.1
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-modern
