@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import initializers, layouts, paths, registry
-from .errors import MultiparamWarning, ParameterNotFound, ShapeError, TieError, UnknownShapes
+from .errors import MultiparamWarning, ParameterNotFound, ShapeError, TieError, UnknownShapes, Unsupported
 from .parameter import UNKNOWN_CURE, Group, Parameter
 from .protocol import Array, Backend, Host, NativeOptimizer, Slot, Storage
 
@@ -81,6 +81,16 @@ class Model(Group):
     def native(self) -> Any:
         """The untouched framework model."""
         return self._host.native
+
+    @property
+    def variables(self) -> Any:
+        """The plain pytree of a framework that keeps parameters apart from the model, ties expanded.
+
+        Raises Unsupported for one that keeps them inside: take them from ``native`` there.
+        """
+        if not hasattr(self._host, "variables"):
+            raise Unsupported(f"{self.backend} keeps the parameters in the model itself: use net.native.")
+        return self._host.variables
 
     # -- running
 

@@ -97,7 +97,7 @@ class LinenHost(Host):
         if rngs is None and train:
             self._rng, key = jax.random.split(self._rng)
             rngs = {"dropout": key}
-        with scope(self._dtypes()):
+        with scope([*self._dtypes(), *(x.dtype for x in inputs if hasattr(x, "dtype"))]):
             result = self.native.apply(self.variables, *inputs, rngs=rngs, mutable=state, **{**modes, **kwargs})
         output, updated = result
         for key, array in flat(updated):

@@ -262,6 +262,9 @@ class MxnetBackend(Backend):
             "MXNet's BatchNorm moves its running statistics inside the operator, in backward: by the biased variance "
             "of the batch, where PyTorch's is n / (n - 1) times that, and with its momentum in float32."
         ),
+        "float64 eps of LayerNorm": (
+            "MXNet keeps LayerNorm's eps in float32, so in float64 an output can be off by some hundred eps."
+        ),
         "float64 gradient of exact GELU": (
             "MXNet's derivative of erf has its constant in float32, so the gradient is off by about 3e-8 of its size."
         ),

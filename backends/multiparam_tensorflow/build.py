@@ -60,7 +60,7 @@ def _leaf(node: nn.Node, x: Any, made: dict[int, Any], places: list[Place], dtyp
         case nn.MaxPool() | nn.AvgPool():
             kernel, stride, padding = layer.windows(n)
             if isinstance(layer, nn.MaxPool):
-                return ops.max_pool(_pad(x, padding, float("-inf")), kernel, stride)
+                return _max_pool(_pad(x, padding, float("-inf")), kernel, stride)
             return ops.average_pool(_pad(x, padding, 0.0), kernel, stride)
         case nn.Flatten():
             return layers.Flatten(dtype=dtype)(x)
@@ -81,6 +81,18 @@ def _leaf(node: nn.Node, x: Any, made: dict[int, Any], places: list[Place], dtyp
         known = made[id(layer)] = _make(node, dtype)
     places.append((node.path, node.positions, known))
     return known(x)
+
+
+def _max_pool(x: Any, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Any:
+    """In 3-D one axis after the others: TensorFlow's 3-D kernel takes no float64, and a maximum is separable."""
+    if len(kernel) < 3:
+        return ops.max_pool(x, kernel, stride)
+    _, depth, *plane, channels = x.shape
+    x = ops.max_pool(ops.reshape(x, (-1, *plane, channels)), kernel[1:], stride[1:])
+    plane = x.shape[1:3]
+    x = ops.reshape(x, (-1, depth, plane[0] * plane[1], channels))
+    x = ops.max_pool(x, (kernel[0], 1), (stride[0], 1))
+    return ops.reshape(x, (-1, x.shape[1], *plane, channels))
 
 
 def _gelu(x: Any, tanh: bool) -> Any:
