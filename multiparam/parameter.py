@@ -158,7 +158,8 @@ class Parameter:
         self._storage.write(value if order is None else value.transpose(order))
 
     def __getitem__(self, key: Any) -> Any:
-        return self.value[key]
+        """Some of the values as numpy, independent of the model; inside an objective, of the tracked array."""
+        return self.value[key] if self._net._tracing else self.numpy()[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Write to some elements, by numpy's rules of indexing, broadcasting and same-kind casting."""

@@ -145,7 +145,7 @@ def test_gradients_are_the_slope_of_the_loss(case: str, backend: str) -> None:
     for name, p in net.parameters().items():
         step = rng.normal(size=p.shape)
         predicted += float(np.sum(mp.to_numpy(grads[name]) * step))
-        direction.update({alias: step for alias in p.names})
+        direction.update(dict.fromkeys(p.names, step))
     truth = slope(spec, state, direction, x, y)
     assert predicted == pytest.approx(truth, rel=1e-6, abs=1e-8)
 
