@@ -34,7 +34,8 @@ def mxnet(net: mp.Model, x: np.ndarray, y: np.ndarray) -> Arrays:
     with mxnet.autograd.record():
         loss = ((model(x) - y) ** 2).mean()
     loss.backward()
-    return {name: p.grad().asnumpy() for name, p in model._collect_params_with_prefix().items() if p.grad_req != "null"}
+    trained = {p.name: p for p in model.collect_params().values() if p.grad_req != "null"}
+    return {name: p.grad().asnumpy() for name, p in trained.items()}
 
 
 def jax(net: mp.Model, x: np.ndarray, y: np.ndarray) -> Arrays:
