@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from . import registry
 from .errors import BackendMissing, BackendUnknown, MultiparamError
@@ -34,9 +35,12 @@ def backends() -> None:
     for column in ("backend", "version", "unsupported"):
         table.add_column(column)
     for name, status in registry.backends().items():
-        with quiet():
-            declared = registry.info(name).load().unsupported if status else {}
-        table.add_row(name, str(status), ", ".join(declared))
+        try:
+            with quiet():
+                declared = ", ".join(registry.info(name).load().unsupported) if status else ""
+        except BackendMissing as error:
+            declared = str(error)
+        table.add_row(name, Text(str(status)), Text(declared))
     Console().print(table)
 
 

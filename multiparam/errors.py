@@ -38,6 +38,14 @@ class TieError(MultiparamError, ValueError):
     """A tie or untie that cannot be made."""
 
 
+class InvalidArgument(MultiparamError, ValueError):
+    """An option, a name or a combination that has no meaning."""
+
+
+class WrongType(MultiparamError, TypeError):
+    """An object of a type that cannot stand there."""
+
+
 class BackendMissing(MultiparamError, ImportError):
     """A backend that is not installed, or whose installation is broken."""
 
@@ -52,6 +60,10 @@ class Unrecognised(MultiparamError, TypeError):
 
 class Unsupported(MultiparamError, NotImplementedError):
     """Something a framework, or multiparam so far, cannot do; the message says why."""
+
+
+class UnsupportedAttribute(Unsupported, AttributeError):
+    """The same for an attribute, so that ``hasattr`` answers."""
 
 
 class MultiparamWarning(UserWarning):

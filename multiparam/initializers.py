@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ShapeError
+from .errors import InvalidArgument, ShapeError
 
 Shape = tuple[int, ...]
 CHUNK = 1 << 18  # numbers drawn per generator: large arrays are filled by several threads, in fixed pieces
@@ -60,7 +60,7 @@ def gain(nonlinearity: str, slope: float | None = None) -> float:
         return math.sqrt(2 / (1 + (0.01 if slope is None else slope) ** 2))
     known = {"linear": 1.0, "conv": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
     if nonlinearity not in known:
-        raise ValueError(f"No gain for {nonlinearity!r}; there are {', '.join([*known, 'leaky_relu'])}")
+        raise InvalidArgument(f"No gain for {nonlinearity!r}; there are {', '.join([*known, 'leaky_relu'])}")
     return known[nonlinearity]
 
 
@@ -153,8 +153,9 @@ def uniform(a: float = 0.0, b: float = 1.0) -> Initializer:
 
 def truncated_normal(mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Initializer:
     """Gaussian, redrawn until it lies in [a, b]; absolute bounds, as in ``torch.nn.init.trunc_normal_``."""
-    if not (a < b and a - 8 * std < mean < b + 8 * std):
-        raise ValueError(f"truncated_normal: nothing of a normal({mean}, {std}) lies in [{a}, {b}]")
+    inside = (math.erf((b - mean) / std / math.sqrt(2)) - math.erf((a - mean) / std / math.sqrt(2))) / 2
+    if not inside > 1e-3:
+        raise InvalidArgument(f"truncated_normal: only {inside:.1g} of a normal({mean}, {std}) lies in [{a}, {b}]")
 
     def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
         _gauss(out, rng, mean, std)
@@ -233,7 +234,7 @@ def default(kind: str, leaf: str, weight: Shape) -> Initializer:
 
 def _mode(mode: str) -> int:
     if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"mode is 'fan_in' or 'fan_out', not {mode!r}")
+        raise InvalidArgument(f"mode is 'fan_in' or 'fan_out', not {mode!r}")
     return 0 if mode == "fan_in" else 1
 
 

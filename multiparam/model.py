@@ -10,8 +10,16 @@ from typing import Any
 import numpy as np
 
 from . import initializers, layouts, paths, registry
-from .errors import MultiparamWarning, ParameterNotFound, ShapeError, TieError, UnknownShapes, Unsupported
-from .parameter import UNKNOWN_CURE, Group, Parameter
+from .errors import (
+    InvalidArgument,
+    MultiparamWarning,
+    ParameterNotFound,
+    ShapeError,
+    TieError,
+    UnknownShapes,
+    UnsupportedAttribute,
+)
+from .parameter import UNKNOWN_CURE, Group, Parameter, _numpy_dtype
 from .protocol import Array, Backend, Host, NativeOptimizer, Slot, Storage
 
 
@@ -26,10 +34,15 @@ class Table:
         self._names: dict[int, tuple[str, ...]] | None = None
         names, by_name, first = self.names, self.by_name, self.first
         for i, slot in enumerate(slots):
-            name = paths.text(slot.path)
+            path = slot.path
+            name = ".".join(path)
+            if "\\" in name or name.count(".") >= len(path):  # a dot inside a segment: see paths.text
+                name = paths.text(path)
             names.append(name)
             by_name[name] = i
-            first.setdefault(id(slot.storage), i)
+            key = id(slot.storage)
+            if key not in first:
+                first[key] = i
         if len(by_name) != len(slots):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(f"Two parameters of one name: {', '.join(twice)}. This is a defect of the adapter.")
@@ -86,10 +99,10 @@ class Model(Group):
     def variables(self) -> Any:
         """The plain pytree of a framework that keeps parameters apart from the model, ties expanded.
 
-        Raises Unsupported for one that keeps them inside: take them from ``native`` there.
+        Raises UnsupportedAttribute for one that keeps them inside: take them from ``native`` there.
         """
         if not hasattr(self._host, "variables"):
-            raise Unsupported(f"{self.backend} keeps the parameters in the model itself: use net.native.")
+            raise UnsupportedAttribute(f"{self.backend} keeps the parameters in the model itself: use net.native.")
         return self._host.variables
 
     # -- running
@@ -146,7 +159,10 @@ class Model(Group):
     def _mapping(self, buffers: bool, aliases: bool) -> Mapping[str, Parameter]:
         listed = self._listed.get((buffers, aliases))
         if listed is None:
-            listed = self._listed[buffers, aliases] = super()._mapping(buffers, aliases)
+            table, slots = self._table, self._table.slots
+            chosen = range(len(slots)) if aliases else table.first.values()
+            found = {table.names[i]: self._parameter(i) for i in chosen if slots[i].buffer is buffers}
+            listed = self._listed[buffers, aliases] = MappingProxyType(found)
         return listed
 
     def _changed(self, slots: bool = False) -> None:
@@ -246,7 +262,7 @@ class Model(Group):
             self._host, self._table = host, Table(host.slots())
         self._tracing, self._train = True, train
         try:
-            return objective(self, *batch)
+            return _scalar(objective(self, *batch))
         finally:
             self._host, self._table, self._tracing, self._train = before
 
@@ -255,9 +271,17 @@ class Model(Group):
 
         ``sgd(lr=0.01)``; ``momentum(lr=0.01, momentum=0.9, nesterov=False)``;
         ``adam(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8)``, eps being added to the root of the corrected second
-        moment (Kingma and Ba, 2015, algorithm 1). Raises ValueError for an unknown name or option.
+        moment (Kingma and Ba, 2015, algorithm 1). Raises InvalidArgument for an unknown name or option.
         """
         return Optimizer(self, name, options)
+
+
+def _scalar(loss: Any) -> Any:
+    """A loss that is one number; some frameworks would sum another silently."""
+    shape = tuple(getattr(loss, "shape", ()))
+    if any(n is not None and n != 1 for n in shape):
+        raise ShapeError(f"The objective must return a scalar; it returned shape {shape}. Take its mean or sum.")
+    return loss
 
 
 class Gradients(Mapping[str, Array]):
@@ -303,7 +327,7 @@ class Step:
             if not table.slots[i].buffer and table.slots[i].storage.trainable
         ]
         if not self._slots:
-            raise ValueError("No parameter is trainable, so there is nothing to differentiate. Say net.unfreeze().")
+            raise InvalidArgument("No parameter is trainable: there is nothing to differentiate. Say net.unfreeze().")
         objective, train = self._objective, self._train
 
         def run(host: Host, *batch: Any) -> Any:
@@ -338,10 +362,11 @@ class Optimizer:
 
     def __init__(self, net: Model, name: str, options: Mapping[str, float | bool]) -> None:
         if name not in OPTIMIZERS:
-            raise ValueError(f"No optimizer {name!r}. {paths.did_you_mean(name, OPTIMIZERS)}")
+            raise InvalidArgument(f"No optimizer {name!r}. {paths.did_you_mean(name, OPTIMIZERS)}")
         for option in options:
             if option not in OPTIMIZERS[name]:
-                raise ValueError(f"{name!r} has no option {option!r}. {paths.did_you_mean(option, OPTIMIZERS[name])}")
+                hint = paths.did_you_mean(option, OPTIMIZERS[name])
+                raise InvalidArgument(f"{name!r} has no option {option!r}. {hint}")
         self.name = name
         self._net = net
         self._options = {**OPTIMIZERS[name], **options}
@@ -377,7 +402,7 @@ class Optimizer:
     def step(self, grads: Mapping[str, Any] | None = None) -> None:
         """One update by each parameter's ``.grad``, or by ``grads`` (names -> canonical arrays).
 
-        Frozen parameters are left alone, and so is one that has no gradient. Raises ValueError when no parameter
+        Frozen parameters are left alone, and so is one that has no gradient. Raises InvalidArgument when no parameter
         has one, and ParameterNotFound or ShapeError for ``grads`` that do not fit.
         """
         native = self._current()
@@ -387,7 +412,7 @@ class Optimizer:
             pairs = [self._given(name, grad) for name, grad in grads.items()]
         pairs = [(storage, grad) for storage, grad in pairs if storage.trainable]
         if not pairs:
-            raise ValueError("No trainable parameter has a gradient yet. Run a step of net.value_and_grad(...) first.")
+            raise InvalidArgument("No trainable parameter has a gradient yet. Run a step of net.value_and_grad first.")
         native.apply([storage for storage, _ in pairs], [grad for _, grad in pairs])
         self._steps += 1
 
@@ -397,6 +422,8 @@ class Optimizer:
 
     def _given(self, name: str, grad: Any) -> tuple[Storage, Array]:
         slot = self._net._slot(name)
+        if slot.buffer:
+            raise InvalidArgument(f"{name!r} is a buffer, which no optimizer moves.")
         parameter = self._net[name]
         array = to_numpy(grad)
         if array.shape != parameter.shape:
@@ -441,10 +468,12 @@ def build(spec: Any, *inputs: Any, backend: str | None = None, seed: int = 0, dt
     from . import nn
 
     if len(inputs) != 1:
-        raise ValueError(f"mp.build needs one example input, since an architecture has one; it gets {len(inputs)}")
+        raise InvalidArgument(f"mp.build needs one example input, since an architecture has one; it gets {len(inputs)}")
     shape = tuple(int(n) for n in inputs[0].shape)
     if not shape:
         raise ShapeError("The example input needs a batch axis; it is a scalar")
+    if dtype not in FLOATS:
+        raise InvalidArgument(f"No network of dtype {dtype!r}. {paths.did_you_mean(str(dtype), FLOATS)}")
     name = registry.selected(backend)
     kind = "int64" if "int" in str(inputs[0].dtype) else dtype
     plan = nn.plan(spec, shape[1:], kind)
@@ -454,6 +483,9 @@ def build(spec: Any, *inputs: Any, backend: str | None = None, seed: int = 0, dt
     return net
 
 
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+
+
 def _start(net: Model, seed: int) -> None:
     """Fill a new network, buffers too, as PyTorch's layers start, from the seed."""
     weights = {p._slot.path[:-1]: p.shape for p in net if p._slot.path[-1] == "weight"}
@@ -461,7 +493,7 @@ def _start(net: Model, seed: int) -> None:
         path = p._slot.path
         weight = weights.get(path[:-1], p.shape)
         value = initializers.draw(initializers.default(p.kind, path[-1], weight), p.shape, seed=seed, name=p.name)
-        p._write(value.astype(p.dtype, copy=False))
+        p._write(value.astype(_numpy_dtype(p.dtype), copy=False))
 
 
 def to_numpy(array: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import ShapeError
+from .errors import InvalidArgument, ShapeError, WrongType
 
 Shape = tuple[int, ...]  # without the batch axis
 Size = int | tuple[int, ...]
@@ -212,7 +212,7 @@ class GELU(Layer):
 
     def __post_init__(self) -> None:
         if self.approximate not in ("none", "tanh"):
-            raise ValueError(f"GELU: approximate is 'none' or 'tanh', not {self.approximate!r}")
+            raise InvalidArgument(f"GELU: approximate is 'none' or 'tanh', not {self.approximate!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,13 +235,13 @@ class Sequential(Layer):
         named = [entry if isinstance(entry, tuple) else (str(position), entry) for position, entry in enumerate(layers)]
         for name, layer in named:
             if not isinstance(layer, Layer):
-                raise TypeError(f"Sequential takes layers of mp.nn; at {name!r} it gets {type(layer).__name__}")
+                raise WrongType(f"Sequential takes layers of mp.nn; at {name!r} it gets {type(layer).__name__}")
         self.names: tuple[str, ...] = tuple(name for name, _ in named)
         self.layers: tuple[Layer, ...] = tuple(layer for _, layer in named if isinstance(layer, Layer))
         if not named:
-            raise ValueError("Sequential needs at least one layer")
+            raise InvalidArgument("Sequential needs at least one layer")
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"Sequential has two children of one name: {self.names}")
+            raise InvalidArgument(f"Sequential has two children of one name: {self.names}")
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(f'{n!r}: {c!r}' for n, c in zip(self.names, self.layers, strict=True))})"
@@ -300,10 +300,10 @@ class Plan:
 def plan(spec: Layer, shape: Shape, dtype: str = "float32") -> Plan:
     """Infer every shape of an architecture and where its data must change order.
 
-    Raises :class:`~multiparam.errors.ShapeError` naming the layer, and TypeError for something that is no layer.
+    Raises :class:`~multiparam.errors.ShapeError` naming the layer, and WrongType for something that is no layer.
     """
     if not isinstance(spec, Layer):
-        raise TypeError(f"mp.build takes an architecture of mp.nn; it gets {type(spec).__name__}")
+        raise WrongType(f"mp.build takes an architecture of mp.nn; it gets {type(spec).__name__}")
     uses: dict[int, list[Node]] = {}
     root = _infer(spec, (), (), tuple(shape), uses)
     for nodes in uses.values():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 
 from . import layouts, paths
-from .errors import DtypeError, ParameterNotFound, PositionError, ShapeError, UnknownShapes
+from .errors import DtypeError, ParameterNotFound, PositionError, ShapeError, UnknownShapes, WrongType
 
 if TYPE_CHECKING:
     from .model import Model
@@ -150,7 +150,15 @@ class Parameter:
                 f"{self.name!r} is {self.dtype}; the array is {value.dtype}. "
                 f"Convert it, or say assign(array, cast=True)."
             )
-        return value.astype(_numpy_dtype(self.dtype), copy=False)
+        return self._cast(value)
+
+    def _cast(self, value: np.ndarray) -> np.ndarray:
+        """An array in this parameter's dtype, unless that would lose its kind: no fraction, no imaginary part."""
+        target = _numpy_dtype(self.dtype)
+        kinds = {"b": "b", "i": "biu", "u": "biu", "c": "biufc"}.get(target.kind, "biuf")
+        if value.dtype != target and value.dtype.kind not in kinds:
+            raise DtypeError(f"{self.name!r} is {self.dtype}; {value.dtype} values cannot be written into it.")
+        return value.astype(target, copy=False)
 
     def _write(self, value: np.ndarray) -> None:
         """Write a checked canonical array."""
@@ -164,10 +172,7 @@ class Parameter:
     def __setitem__(self, key: Any, value: Any) -> None:
         """Write to some elements, by numpy's rules of indexing, broadcasting and same-kind casting."""
         new = self.numpy()
-        source = self._net.to_numpy(value)
-        plain = isinstance(value, (int, float)) and new.dtype.kind in "fcV"
-        if not plain and not np.can_cast(source.dtype, new.dtype, "same_kind"):
-            raise DtypeError(f"{self.name!r} is {self.dtype}; {source.dtype} values cannot be written into it.")
+        source = self._cast(self._net.to_numpy(value))
         try:
             new[key] = source
         except ValueError as error:
@@ -248,7 +253,7 @@ class Group:
             return self._by_name(key)
         if isinstance(key, int) and not isinstance(key, bool):
             return self._by_position(key)
-        raise TypeError(f"Index by name or by position, not by {type(key).__name__}")
+        raise WrongType(f"Index by name or by position, not by {type(key).__name__}")
 
     def _by_name(self, name: str) -> Parameter | Group:
         table = self._net._table
@@ -401,9 +406,9 @@ class Group:
                 except ShapeError as error:
                     raise ShapeError(f"{function} cannot fill {p.name!r}: {error}") from None
             for p in chosen:  # nothing can fail from here on, so one array at a time is enough memory
-                p._write(draw(function, p.shape, seed=seed, name=p.name).astype(_numpy_dtype(p.dtype), copy=False))
+                p._write(p._cast(draw(function, p.shape, seed=seed, name=p.name)))
             return group
-        drawn = [draw(function, p.shape, seed=seed, name=p.name).astype(_numpy_dtype(p.dtype)) for p in chosen]
+        drawn = [p._cast(draw(function, p.shape, seed=seed, name=p.name)) for p in chosen]
         for p, value in zip(chosen, drawn, strict=True):
             p._write(value)
         return group

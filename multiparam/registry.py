@@ -50,12 +50,15 @@ class BackendInfo:
         self.requires = requires
         self.adapter = adapter
         self.install = install
+        self.broken: Exception | None = None
         self._backend: Backend | None = None
 
     def missing(self) -> list[str]:
         """The required modules that cannot be found; nothing is imported."""
         from importlib.util import find_spec
 
+        if self.broken is not None:
+            return [self.name]
         return [module for module in self.requires if module not in sys.modules and find_spec(module) is None]
 
     def version(self) -> str | None:
@@ -71,6 +74,8 @@ class BackendInfo:
 
     def load(self) -> Backend:
         """The backend itself; its framework is imported here. Raises :class:`BackendMissing`."""
+        if self.broken is not None:
+            raise BackendMissing(f"Backend {self.name!r} does not register: {self.broken!r}") from self.broken
         if self._backend is None:
             missing = self.missing()
             if missing:
@@ -122,7 +127,13 @@ def registered() -> Mapping[str, BackendInfo]:
                 f"Two packages register a backend named {point.name!r}: {origin[point.name]} and {point.value}. "
                 "Uninstall one of them."
             )
-        found[point.name] = point.load()
+        try:
+            found[point.name] = point.load()
+        except Exception as error:  # one broken package must not take the others with it
+            found[point.name] = BackendInfo(
+                point.name, recognises=(), arrays=(), requires=(), adapter="", install=f"reinstalling {point.value}"
+            )
+            found[point.name].broken = error
         origin[point.name] = point.value
     order = sorted(found, key=lambda name: (not found[name].adapter.startswith("multiparam_"), list(found).index(name)))
     return {name: found[name] for name in order}
@@ -203,7 +214,7 @@ def detect(obj: Any) -> BackendInfo:
     classes come first. Raises :class:`Unrecognised`.
     """
     roots = {root: known for known in registered().values() for root in known.recognises}
-    found = _nearest(obj, roots)
+    found = None if isinstance(obj, type) else _nearest(obj, roots)
     if found is not None:
         return found
     kind = "the class" if isinstance(obj, type) else "an object of type"

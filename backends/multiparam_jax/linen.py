@@ -22,6 +22,7 @@ from .arrays import LEAVES, ArrayStorage, OptaxOptimizer, compiled_step, kind_of
 from .modules import Chain
 
 Key = tuple[str, ...]  # collection, then the path in its tree
+Scope = tuple[str, ...]  # a module's path
 
 # Arguments of __call__ that say whether the module trains, and their value in training
 MODES = {
@@ -164,13 +165,22 @@ def describe(module: linen.Module, variables: Any, inputs: tuple[Any, ...], leav
     Submodules in attributes (``setup``, fields) show themselves on a bound module; those a compact method makes show
     themselves when it runs, which it does here on shapes only.
     """
-    called: dict[tuple[str, ...], linen.Module] = {}
+    called: dict[Scope, linen.Module] = {}
+    calls: set[tuple[Scope, Scope]] = set()
+    stack: list[Scope] = []
     if inputs:
 
         def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if context.module.scope is not None:
-                called.setdefault(context.module.path, context.module)
-            return call(*args, **kwargs)
+            if context.module.scope is None:
+                return call(*args, **kwargs)
+            path = context.module.path
+            called.setdefault(path, context.module)
+            calls.update((caller, path) for caller in stack[-1:])
+            stack.append(path)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                stack.pop()
 
         def forward(variables: Any) -> Any:
             with linen.intercept_methods(watch):
@@ -182,9 +192,10 @@ def describe(module: linen.Module, variables: Any, inputs: tuple[Any, ...], leav
         root = called[()]
     else:
         root = module.bind(variables)
+    tree = Tree(leaves, called, calls)
     places: list[Place] = []
-    seen: set[Key] = set()
-    _visit(root, (), (), called, leaves, places, seen)
+    _visit(root, (), (), tree, places)
+    seen = {place.key for place in places}
     lost = [key for key in leaves if key not in seen]
     if lost:
         raise UnknownShapes(
@@ -194,33 +205,47 @@ def describe(module: linen.Module, variables: Any, inputs: tuple[Any, ...], leav
     return places
 
 
+class Tree:
+    """The leaves and the submodules that showed themselves, by the path of the module they belong to."""
+
+    def __init__(
+        self, leaves: Mapping[Key, Leaf], called: Mapping[Scope, linen.Module], calls: set[tuple[Scope, Scope]]
+    ) -> None:
+        self.calls = calls
+        self.shown: set[Scope] = set()
+        self.leaves: dict[Scope, list[tuple[Key, int]]] = {}
+        for key, leaf in leaves.items():
+            self.leaves.setdefault(key[1:-1], []).append((key, leaf.native.ndim))
+        self.made: dict[Scope, list[linen.Module]] = {}
+        for path, module in called.items():
+            if path:
+                self.made.setdefault(path[:-1], []).append(module)
+
+
 def _visit(
-    module: linen.Module,
-    path: tuple[str, ...],
-    positions: tuple[int, ...],
-    called: Mapping[tuple[str, ...], linen.Module],
-    leaves: Mapping[Key, Leaf],
-    places: list[Place],
-    seen: set[Key],
+    module: linen.Module, path: tuple[str, ...], positions: tuple[int, ...], tree: Tree, places: list[Place]
 ) -> None:
     hasattr(module, "_multiparam_")  # a missing attribute makes linen run setup()
     scope_path = module.scope.path  # type: ignore[union-attr]
+    tree.shown.add(scope_path)
     kind = kind_of(type(module))
     own = []
-    for key, leaf in leaves.items():
-        if key[1:-1] == scope_path:
-            name, axes = layouts.canonical(kind, key[-1], leaf.native.ndim, LEAVES)
-            own.append(Place((*path, name), positions, kind, axes, key))
+    for key, ndim in tree.leaves.get(scope_path, ()):
+        name, axes = layouts.canonical(kind, key[-1], ndim, LEAVES)
+        own.append(Place((*path, name), positions, kind, axes, key))
     own.sort(key=lambda place: layouts.rank(kind, place.path[-1]))
     places.extend(own)
-    seen.update(place.key for place in own)
     attributes = list(_children(module))
     there = {child.scope.path for _, _, child in attributes}  # type: ignore[union-attr]
     for segments, at, child in attributes:
-        _visit(child, (*path, *segments), (*positions, *at), called, leaves, places, seen)
-    made = [child for child_path, child in called.items() if child_path[:-1] == scope_path and child_path]
-    for position, child in enumerate((c for c in made if c.path not in there), len(attributes)):
-        _visit(child, (*path, child.path[-1]), (*positions, position), called, leaves, places, seen)
+        _visit(child, (*path, *segments), (*positions, *at), tree, places)
+    position = len(attributes)
+    for child in tree.made.get(scope_path, ()):
+        # One that was made here but only handed on, say to a Sequential, has shown itself there.
+        handed_on = child.path in tree.shown and (scope_path, child.path) not in tree.calls
+        if child.path not in there and not handed_on:
+            _visit(child, (*path, child.path[-1]), (*positions, position), tree, places)
+            position += 1
 
 
 def _children(module: linen.Module) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], linen.Module]]:

@@ -70,8 +70,10 @@ class NnxHost(Host):
             if not isinstance(value, nnx.Variable):
                 if inline and name == "layers":
                     self._walk(value, path, positions, found)
-                else:
-                    self._walk(value, (*path, name), (*positions, position), found)
+                else:  # a list counts the functions in it too
+                    listed = name.isdigit() and isinstance(module, (list, tuple, nnx.List))
+                    at = int(name) if listed else position
+                    self._walk(value, (*path, name), (*positions, at), found)
                 position += 1
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:

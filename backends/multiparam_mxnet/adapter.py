@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from multiparam import layouts, nn
-from multiparam.errors import UnknownShapes
+from multiparam.errors import UnknownShapes, Unrecognised, Unsupported
 from multiparam.protocol import Backend, Host, Run, Slot
 
 from .load import load
@@ -51,6 +51,7 @@ class GluonStorage:
         self.native = native
         self._request = "write" if native.grad_req == "null" else native.grad_req
         self._seen = False  # whether a backward has reached it: Gluon shows zeros before the first
+        self._arrays = native._grad  # which gradient arrays that is said of: initialising again makes new ones
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -80,6 +81,8 @@ class GluonStorage:
         if not self.trainable or self.native._grad is None:
             return None
         grad = self.native.grad()
+        if self._arrays is not self.native._grad:
+            self._arrays, self._seen = self.native._grad, False
         if not self._seen:  # the flag is down again after a Trainer's step: then non-zero values tell
             self._seen = bool(self.native.data()._fresh_grad) or bool(grad.asnumpy().any())
         return grad if self._seen else None
@@ -271,8 +274,8 @@ class MxnetBackend(Backend):
     }
 
     def wrap(self, native: Any, inputs: tuple[Any, ...]) -> GluonHost:
-        if isinstance(native, gluon.Parameter):
-            raise TypeError("mp.wrap takes a Block; this is a single Parameter")
+        if not isinstance(native, gluon.Block):
+            raise Unrecognised(f"mp.wrap takes a gluon Block, not {type(native).__qualname__}.")
         host = GluonHost(native)
         parameters = [parameter for block in _blocks(native) for parameter in block._reg_params.values()]
         cold = [p.name for p in parameters if p._data is None and not p._deferred_init]
@@ -284,6 +287,8 @@ class MxnetBackend(Backend):
         return host
 
     def build(self, plan: nn.Plan, dtype: str) -> GluonHost:
+        if dtype == "bfloat16":
+            raise Unsupported("MXNet 1.9.1 has no bfloat16. Use float32 or float16.")
         native = _build(plan.root, {})
         native.cast(dtype)
         native.initialize(mx.init.Zero())  # MXNet's random ones fail for float64; the core fills everything
@@ -324,7 +329,7 @@ class MxnetBackend(Backend):
         def fill(storage: GluonStorage, seed: int) -> None:
             mx.random.seed(seed)
             data = storage.native.data()
-            function(mx.init.InitDesc(storage.native.name, {"__init__": function.dumps()}), data)
+            function(mx.init.InitDesc(storage.native.name, {"__init__": function}), data)
 
         return fill
 

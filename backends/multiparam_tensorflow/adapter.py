@@ -61,8 +61,14 @@ def kind_of(cls: type) -> str:
     return cls.__name__
 
 
+@functools.cache
+def is_layer_class(cls: type) -> bool:
+    roots = ("keras", "tf_keras")
+    return any(base.__name__ == "Layer" and base.__module__.partition(".")[0] in roots for base in cls.__mro__)
+
+
 def is_layer(obj: Any) -> bool:
-    return isinstance(obj, tf.Module) and hasattr(obj, "add_weight")
+    return is_layer_class(type(obj))
 
 
 def is_variable(obj: Any) -> bool:
@@ -130,14 +136,14 @@ class KerasHost(Host):
         return found
 
     def _own(self, layer: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
-        kind, own = kind_of(type(layer)), []
+        kind, own, trained = kind_of(type(layer)), [], _lists(layer)[0]
         for attribute, variable in variables(layer):
             storage = self._storages.get(id(variable))
             if storage is None:
                 storage = self._storages[id(variable)] = VariableStorage(variable, layer)
             leaf = attribute.lstrip("_")
             name, axes = layouts.canonical(kind, leaf, len(variable.shape), LEAVES)
-            buffer = not any(variable is v for v in _lists(layer)[0])
+            buffer = not any(variable is v for v in trained)
             own.append(Slot((*path, name), positions, kind, storage, axes, layer, attribute, buffer))
         found.extend(sorted(own, key=lambda slot: layouts.rank(kind, slot.path[-1])))
 
@@ -209,16 +215,17 @@ def _lists(layer: Any) -> tuple[list[Any], list[Any]]:
 
 def variables(layer: Any) -> Iterator[tuple[str, Any]]:
     """A layer's own variables with the attribute that holds each."""
-    for variable in [v for group in _lists(layer) for v in group]:
-        for attribute, value in vars(layer).items():
-            if value is variable:
-                yield attribute, variable
-                break
-        else:
+    listed = [v for group in _lists(layer) for v in group]
+    if not listed:
+        return
+    held = {id(value): attribute for attribute, value in reversed(vars(layer).items())}
+    for variable in listed:
+        if id(variable) not in held:
             raise Unsupported(
                 f"A variable of layer {layer.name!r} is held by no attribute of its own, so it has no stable name; "
                 "assign what add_weight returns to an attribute."
             )
+        yield held[id(variable)], variable
 
 
 def walk(layer: Any, path: tuple[str, ...], positions: tuple[int, ...], above: tuple[int, ...]) -> Iterator[Place]:
@@ -243,6 +250,8 @@ def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         for child in layer.layers:
             if type(child).__name__ != "InputLayer":
                 yield (_stable_name(child, counts),), child
+        return
+    if not (getattr(layer, "_layers", None) or getattr(layer, "_self_tracked_trackables", None)):
         return
     for attribute, value in vars(layer).items():
         if not attribute.startswith("_"):
@@ -277,6 +286,11 @@ class TensorflowBackend(Backend):
     def wrap(self, native: Any, inputs: tuple[Any, ...]) -> KerasHost:
         if not is_layer(native):
             raise Unrecognised(f"mp.wrap takes a Keras model or layer on TensorFlow, not {type(native).__qualname__}.")
+        if isinstance(native, keras.layers.Layer) and keras.backend.backend() != "tensorflow":
+            raise Unsupported(
+                f"This Keras runs on {keras.backend.backend()}; multiparam reaches Keras models on TensorFlow so far. "
+                "Set KERAS_BACKEND=tensorflow before Keras is imported."
+            )
         if not native.built or not all(layer.built for _, _, layer in walk(native, (), (), ())):
             if not inputs:
                 raise UnknownShapes(
@@ -316,7 +330,7 @@ class TensorflowBackend(Backend):
 
     def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
         roots = {base.__module__.partition(".")[0] for base in type(function).__mro__}
-        if not roots & {"keras", "tf_keras"} or not callable(function):
+        if not roots & {"keras", "tf_keras", "tensorflow"} or not hasattr(function, "get_config"):
             return None
 
         def fill(storage: VariableStorage, seed: int) -> None:

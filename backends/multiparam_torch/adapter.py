@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn as tnn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin
 
 from multiparam import nn
+from multiparam.errors import Unrecognised
 from multiparam.protocol import Backend, Host, Run, Slot
 
 KINDS: tuple[tuple[Any, str], ...] = (
@@ -71,13 +72,13 @@ class TorchHost(Host):
 
     def __init__(self, native: tnn.Module) -> None:
         self.native = native
-        self._storages: dict[torch.Tensor, TorchStorage] = {}
+        self._storages: dict[int, TorchStorage] = {}  # by id of the tensor, which the storage keeps alive
 
     def slots(self) -> list[Slot]:
         found: list[Slot] = []
         self._walk(self.native, (), (), found)
-        alive = {slot.storage.native for slot in found}
-        self._storages = {tensor: storage for tensor, storage in self._storages.items() if tensor in alive}
+        alive = {id(slot.storage) for slot in found}
+        self._storages = {key: storage for key, storage in self._storages.items() if id(storage) in alive}
         return found
 
     def _walk(self, module: tnn.Module, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
@@ -85,9 +86,9 @@ class TorchHost(Host):
         for table, buffer in ((module._parameters, False), (module._buffers, True)):
             for name, tensor in table.items():
                 if tensor is not None:
-                    storage = storages.get(tensor)
+                    storage = storages.get(id(tensor))
                     if storage is None:
-                        storage = storages[tensor] = TorchStorage(tensor)
+                        storage = storages[id(tensor)] = TorchStorage(tensor)
                     found.append(Slot((*path, name), positions, kind, storage, None, module, name, buffer))
         for position, (name, child) in enumerate(module._modules.items()):
             if child is not None:
@@ -119,8 +120,7 @@ class TorchHost(Host):
 
     def copy(self, storage: Any) -> TorchStorage:
         fresh = tnn.Parameter(storage.native.detach().clone(), requires_grad=storage.trainable)
-        self._storages[fresh] = TorchStorage(fresh)
-        return self._storages[fresh]
+        return self._storages.setdefault(id(fresh), TorchStorage(fresh))
 
     def gradient(
         self, run: Run, storages: Sequence[Any], train: bool
@@ -187,12 +187,10 @@ class TorchBackend(Backend):
     """torch.nn and torch.optim."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...]) -> TorchHost:
+        if not isinstance(native, tnn.Module):
+            raise Unrecognised(f"mp.wrap takes a torch.nn.Module, not {type(native).__qualname__}.")
         host = TorchHost(native)
-        lazy = any(
-            isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
-            for tensor in [*native.parameters(), *native.buffers()]
-        )
-        if inputs and lazy:
+        if inputs and any(isinstance(t, UninitializedTensorMixin) for t in [*native.parameters(), *native.buffers()]):
             host.infer(inputs)
         return host
 

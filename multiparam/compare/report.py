@@ -51,7 +51,7 @@ def show(console: Console, checks: Sequence[Check], backends: Sequence[str], ste
     console.print(table)
     console.print(METHOD.format(steps=steps, reference=backends[0]), style="dim", highlight=False, soft_wrap=True)
     for reason, mark in notes.items():
-        console.print(f"{mark} Not judged. {reason}", style="dim", highlight=False, soft_wrap=True)
+        console.print(f"{mark} Not judged. {reason}", style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _cell(check: Check | None, notes: dict[str, str]) -> str:

@@ -1,0 +1,1 @@
+"""The cells of the five seed documents, written natively in each framework and read through multiparam."""
