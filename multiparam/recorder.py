@@ -56,7 +56,7 @@ class Recorder:
 
     def record(self, loss: Any = None) -> None:
         """Add one step. A parameter without a gradient gets NaN in its gradient's columns."""
-        self.losses.append(float("nan") if loss is None else float(to_numpy(loss)))
+        self.losses.append(float("nan") if loss is None else float(to_numpy(loss).item()))
         for p in self._group:
             empty = {part: {name: [float("nan")] * self._count for name in STATISTICS} for part in ("value", "grad")}
             history = self._history.setdefault(p.name, empty)
