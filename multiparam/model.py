@@ -441,6 +441,11 @@ def wrap(native: Any, *inputs: Any, **options: Any) -> Model:
 
     Raises Unrecognised for an object no backend knows, BackendMissing for a backend that does not import,
     and UnknownShapes for a model whose parameters do not exist yet.
+
+        >>> import torch
+        >>> net = wrap(torch.nn.Sequential(torch.nn.LazyLinear(8), torch.nn.ReLU()), np.ones((2, 4)))
+        >>> net["0.weight"].shape
+        (8, 4)
     """
     known = registry.detect(native)
     adapter = known.load()
@@ -464,6 +469,10 @@ def build(spec: Any, *inputs: Any, backend: str | None = None, seed: int = 0, dt
     too: eps, momentum, padding, flatten order and data order are PyTorch's.
 
     Raises ShapeError naming the layer that does not fit, BackendUnknown or BackendMissing.
+
+        >>> net = build(mp.nn.Conv(8, 3), np.ones((1, 3, 9, 9)), backend="torch", seed=1)
+        >>> net["weight"].shape, type(net.native).__name__
+        ((8, 3, 3, 3), 'Conv2d')
     """
     from . import nn
 

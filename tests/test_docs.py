@@ -1,0 +1,72 @@
+"""Every example in the README and in the docstrings runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import multiparam as mp
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+MODULES = [
+    module.name
+    for package in ("multiparam",)
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.needs("torch", "jax")
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[-1][:40])
+def test_the_readmes_code_runs(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multiparam.registry._default", None)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("name", ["multiparam", *MODULES])
+def test_the_docstrings_examples_run(name: str) -> None:
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, extraglobs={"mp": mp, "np": np}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+@pytest.mark.needs("mxnet")
+@pytest.mark.xdist_group("mxnet")
+def test_the_mxnet_loaders_example_runs() -> None:
+    assert doctest.testmod(importlib.import_module("multiparam_mxnet.load")).failed == 0
+
+
+def test_the_readme_shows_two_frameworks_with_the_same_calls() -> None:
+    torch, flax = (block.partition("net = mp.wrap")[2] for block in BLOCKS[:2])
+    assert torch and torch == flax
+
+
+def test_the_readme_names_each_backend_and_option() -> None:
+    for name in mp.backends():
+        assert name in README
+    for option in ("--backend", "--model", "--steps", "--seed", "--json"):
+        assert option in README
+
+
+def test_examples_exist_where_users_look() -> None:
+    """The public classes and functions show how they are used."""
+    for thing in (
+        mp.build,
+        mp.wrap,
+        mp.Model,
+        mp.Parameter,
+        mp.Recorder,
+        mp.use,
+        mp.nn,
+        mp.init,
+        mp.Model.value_and_grad,
+    ):
+        assert ">>>" in (thing.__doc__ or ""), thing
