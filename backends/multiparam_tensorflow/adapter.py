@@ -82,7 +82,7 @@ class VariableStorage:
         self.native = native
         self.gradient: Any = None
         self._layer = layer
-        self._flag = bool(native.trainable) and bool(layer.trainable)
+        self._flag = isinstance(native, keras.Variable) or (native.trainable and layer.trainable)
 
     @property
     def variable(self) -> tf.Variable:
@@ -215,17 +215,23 @@ def _lists(layer: Any) -> tuple[list[Any], list[Any]]:
 
 def variables(layer: Any) -> Iterator[tuple[str, Any]]:
     """A layer's own variables with the attribute that holds each."""
-    listed = [v for group in _lists(layer) for v in group]
-    if not listed:
-        return
-    held = {id(value): attribute for attribute, value in reversed(vars(layer).items())}
-    for variable in listed:
-        if id(variable) not in held:
-            raise Unsupported(
-                f"A variable of layer {layer.name!r} is held by no attribute of its own, so it has no stable name; "
-                "assign what add_weight returns to an attribute."
-            )
-        yield held[id(variable)], variable
+    attributes = vars(layer)
+    names = _holders.setdefault(type(layer), [])
+    for variable in (v for group in _lists(layer) for v in group):
+        name = next((name for name in names if attributes.get(name) is variable), None)
+        if name is None:
+            name = next((name for name, value in attributes.items() if value is variable), None)
+            if name is None:
+                raise Unsupported(
+                    f"A variable of layer {layer.name!r} is held by no attribute of its own, so it has no stable name; "
+                    "assign what add_weight returns to an attribute."
+                )
+            names.append(name)
+        yield name, variable
+
+
+# The attributes in which each class of layers was seen to hold variables: where to look first.
+_holders: dict[type, list[str]] = {}
 
 
 def walk(layer: Any, path: tuple[str, ...], positions: tuple[int, ...], above: tuple[int, ...]) -> Iterator[Place]:
