@@ -44,10 +44,15 @@ def axes(native: str, canonical: str, ndim: int) -> tuple[int, ...] | None:
     (3, 2, 0, 1)
     >>> axes("OI*", "OI*", 4) is None
     True
+    >>> axes("IO", "OI", 3)
+    (0, 2, 1)
     """
     spatial = ndim - (len(native) - ("*" in native))
-    digits = "".join(str(i) for i in range(spatial))
-    source, goal = native.replace("*", digits), canonical.replace("*", digits)
+    digits = "".join(chr(ord("a") + i) for i in range(spatial))
+    if "*" in native:
+        source, goal = native.replace("*", digits), canonical.replace("*", digits)
+    else:  # more axes than letters: stacked layers, as linen's scan makes them, stacked in front
+        source, goal = digits + native, digits + canonical
     order = tuple(source.index(letter) for letter in goal)
     return None if order == tuple(range(ndim)) else order
 

@@ -104,6 +104,12 @@ class GluonHost(Host):
         found: list[Slot] = []
         self._walk(self.native, (), (), found)
         alive = {id(slot.storage.native) for slot in found}
+        lost = [p.name for p in self.native.collect_params().values() if id(p) not in alive]
+        if lost:
+            raise Unsupported(
+                f"Parameter {lost[0]!r} is held by no attribute of its block, so it has no stable name. "
+                "Assign what self.params.get returns to an attribute."
+            )
         self._storages = {key: storage for key, storage in self._storages.items() if key in alive}
         return found
 

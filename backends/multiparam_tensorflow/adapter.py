@@ -63,8 +63,8 @@ def kind_of(cls: type) -> str:
 
 @functools.cache
 def is_layer_class(cls: type) -> bool:
-    roots = ("keras", "tf_keras")
-    return any(base.__name__ == "Layer" and base.__module__.partition(".")[0] in roots for base in cls.__mro__)
+    names = {base.__name__ for base in cls.__mro__ if base.__module__.partition(".")[0] in ("keras", "tf_keras")}
+    return "Layer" in names and "Metric" not in names  # tf_keras' metrics are layers too
 
 
 def is_layer(obj: Any) -> bool:
@@ -132,6 +132,12 @@ class KerasHost(Host):
         for path, positions, layer in _built.get(self.native) or walk(self.native, (), (), ()):
             self._own(layer, path, positions, found)
         alive = {id(slot.storage.native) for slot in found}
+        lost = [variable for variable in self.native.weights if id(variable) not in alive]
+        if lost:
+            raise Unsupported(
+                f"{lost[0].name!r} of the Keras model {self.native.name!r} is held by no attribute of any layer, "
+                "so it has no stable name. Keep its layer, or the variable, in an attribute."
+            )
         self._storages = {key: storage for key, storage in self._storages.items() if key in alive}
         return found
 
@@ -259,9 +265,15 @@ def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         return
     if not (getattr(layer, "_layers", None) or getattr(layer, "_self_tracked_trackables", None)):
         return
+    seen: set[int] = set()
     for attribute, value in vars(layer).items():
         if not attribute.startswith("_"):
-            yield from (((attribute, *segments), child) for segments, child in _layers(value))
+            for segments, child in _layers(value):
+                seen.add(id(child))
+                yield (attribute, *segments), child
+    for attribute, value in vars(layer).items():  # MultiHeadAttention, for one, keeps its sublayers private
+        if attribute.startswith("_") and is_layer(value) and id(value) not in seen:
+            yield (attribute.lstrip("_"),), value
 
 
 def _layers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn as tnn
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parameter import UninitializedTensorMixin
 
 from multiparam import nn
@@ -82,6 +83,8 @@ class TorchHost(Host):
         return found
 
     def _walk(self, module: tnn.Module, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
+        if isinstance(module, OptimizedModule):  # torch.compile wraps a module; its names are the module's
+            return self._walk(module._orig_mod, path, positions, found)
         kind, storages = kind_of(type(module)), self._storages
         for table, buffer in ((module._parameters, False), (module._buffers, True)):
             for name, tensor in table.items():
