@@ -23,6 +23,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "Parameter": ("parameter", "Parameter"),
     "Group": ("parameter", "Group"),
     "Recorder": ("recorder", "Recorder"),
+    "register_layer": ("layouts", "register_layer"),
     "nn": ("nn", None),
     "init": ("initializers", None),
     "losses": ("losses", None),
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from . import errors, losses, nn
     from . import initializers as init
     from .errors import MultiparamError, MultiparamWarning
+    from .layouts import register_layer
     from .model import Model, build, to_numpy, wrap
     from .parameter import Group, Parameter
     from .recorder import Recorder
@@ -53,6 +55,7 @@ __all__ = [
     "init",
     "losses",
     "nn",
+    "register_layer",
     "to_numpy",
     "use",
     "wrap",

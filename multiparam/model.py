@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import initializers, layouts, paths, registry
+from . import initializers, paths, registry
 from .errors import (
     InvalidArgument,
     MultiparamWarning,
@@ -198,7 +198,7 @@ class Model(Group):
             raise ShapeError(f"Cannot tie {target!r} {mine.shape} to {source!r} {other.shape}: the shapes differ.")
         if mine.dtype != other.dtype:
             raise TieError(f"Cannot tie {target!r} ({mine.dtype}) to {source!r} ({other.dtype}): the dtypes differ.")
-        if to.axes != of.axes:
+        if to.layout != of.layout:
             raise TieError(
                 f"Cannot tie {target!r} to {source!r}: {self.backend} stores them in different layouts "
                 "(one is the other's transpose), which multiparam does not tie yet."
@@ -295,7 +295,7 @@ class Gradients(Mapping[str, Array]):
         if name not in self._entries:
             raise ParameterNotFound(f"No gradient {name!r}. {paths.did_you_mean(name, self._entries)}")
         slot, array = self._entries[name]
-        return array if slot.axes is None else self._adapter.transpose(array, slot.axes)
+        return array if slot.layout is None else slot.layout.apply(array, self._adapter)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -428,8 +428,8 @@ class Optimizer:
         array = to_numpy(grad)
         if array.shape != parameter.shape:
             raise ShapeError(f"The gradient of {name!r} has shape {array.shape}; the parameter has {parameter.shape}.")
-        back = layouts.inverse(slot.axes)
-        array = (array if back is None else array.transpose(back)).astype(parameter.dtype, copy=False)
+        array = array if slot.layout is None else slot.layout.undo(array, np)
+        array = array.astype(_numpy_dtype(parameter.dtype), copy=False)
         return slot.storage, self._net.adapter.from_numpy(np.ascontiguousarray(array))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from . import layouts, paths
+from . import paths
 from .errors import DtypeError, ParameterNotFound, PositionError, ShapeError, UnknownShapes, WrongType
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Parameter:
         shape = self._storage.shape
         if shape is None:
             raise UnknownShapes(f"The shape of {self.name!r} is not known yet. {UNKNOWN_CURE}")
-        order = self._slot.axes
-        return shape if order is None else tuple(shape[axis] for axis in order)
+        layout = self._slot.layout
+        return shape if layout is None else layout.shape(shape)
 
     @property
     def dtype(self) -> str:
@@ -110,8 +110,8 @@ class Parameter:
     def numpy(self) -> np.ndarray:
         """The values as an independent, writable numpy array in canonical layout."""
         array = self._net.adapter.to_numpy(self._storage.read())
-        order = self._slot.axes
-        return np.array(array if order is None else array.transpose(order), order="C")
+        layout = self._slot.layout
+        return np.array(array if layout is None else layout.apply(array, np), order="C")
 
     @property
     def grad(self) -> Any | None:
@@ -125,8 +125,8 @@ class Parameter:
         return None if grad is None else self._canonical(grad)
 
     def _canonical(self, array: Any) -> Any:
-        order = self._slot.axes
-        return array if order is None else self._net.adapter.transpose(array, order)
+        layout = self._slot.layout
+        return array if layout is None else layout.apply(array, self._net.adapter)
 
     def assign(self, array: Any, *, cast: bool = False) -> Parameter:
         """Replace all values by an array of exactly this shape and dtype; plain Python numbers fit any dtype.
@@ -162,8 +162,8 @@ class Parameter:
 
     def _write(self, value: np.ndarray) -> None:
         """Write a checked canonical array."""
-        order = layouts.inverse(self._slot.axes)
-        self._storage.write(value if order is None else value.transpose(order))
+        layout = self._slot.layout
+        self._storage.write(value if layout is None else layout.undo(value, np))
 
     def __getitem__(self, key: Any) -> Any:
         """Some of the values as numpy, independent of the model; inside an objective, of the tracked array."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+    from .layouts import Layout
     from .nn import Plan
 
 Array = Any  # a framework's own array
@@ -52,12 +53,13 @@ class Slot:
     """A place in a model that uses a storage.
 
     ``path`` ends in the canonical leaf name; ``positions`` gives, for each segment before the leaf, its place
-    among all children of its parent, those without parameters included. ``canonical = native.transpose(axes)``.
+    among all children of its parent, those without parameters included. ``layout`` says how the native array
+    shows in canonical form; None: as it is.
     ``owner`` and ``leaf`` say where the framework keeps it: slots with the same two are one place seen twice,
     as when one layer object is used at two positions.
     """
 
-    __slots__ = ("path", "positions", "kind", "storage", "axes", "owner", "leaf", "buffer")
+    __slots__ = ("path", "positions", "kind", "storage", "layout", "owner", "leaf", "buffer")
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class Slot:
         positions: tuple[int, ...],
         kind: str,
         storage: Storage,
-        axes: tuple[int, ...] | None = None,
+        layout: Layout | None = None,
         owner: Any = None,
         leaf: str = "",
         buffer: bool = False,
@@ -74,7 +76,7 @@ class Slot:
         self.positions = positions
         self.kind = kind
         self.storage = storage
-        self.axes = axes
+        self.layout = layout
         self.owner = owner
         self.leaf = leaf
         self.buffer = buffer
@@ -141,7 +143,13 @@ class Backend(Protocol):
         """The framework's array with the same dtype and its own memory."""
 
     def transpose(self, array: Array, axes: tuple[int, ...]) -> Array:
-        """Permute axes, differentiably."""
+        """Permute axes, differentiably, as numpy does; so too the next two."""
+
+    def reshape(self, array: Array, shape: tuple[int, ...]) -> Array:
+        """The same elements in row-major order in another shape."""
+
+    def flip(self, array: Array, axes: tuple[int, ...]) -> Array:
+        """Reverse the order along axes."""
 
     def detach(self, array: Array) -> Array:
         """The same values as an independent, untracked array."""

@@ -100,7 +100,7 @@ def test_axes_is_the_permutation_from_native_to_canonical(
 def test_axes_and_back_is_no_change(native: list[str], canonical: list[str], ndim: int) -> None:
     there = layouts.axes("".join(native), "".join(canonical), ndim)
     back = layouts.axes("".join(canonical), "".join(native), ndim)
-    assert layouts.inverse(there) == back
+    assert (None if there is None else layouts.inverse(there)) == back
 
 
 @settings(deadline=None)
@@ -112,19 +112,36 @@ def test_the_inverse_undoes_a_permutation(order: list[int]) -> None:
     assert np.array_equal(array.transpose(order).transpose(back), array)
 
 
-def test_the_inverse_of_no_permutation_is_none() -> None:
-    assert layouts.inverse(None) is None
+class Known:
+    pass
+
+
+class Derived(Known):
+    pass
 
 
 def test_a_known_leaf_gets_its_canonical_name_and_permutation() -> None:
-    leaves = {"conv": {"kernel": ("weight", "*IO")}}
-    assert layouts.canonical("conv", "kernel", 4, leaves) == ("weight", (3, 2, 0, 1))
+    layers = layouts.Layers({Known: "conv"}, {"conv": {"kernel": ("weight", "*IO")}})
+    expected = ("weight", layouts.Layout(("transpose", (3, 2, 0, 1))))
+    assert layers.canonical(Known, "kernel", (3, 3, 8, 4)) == expected
+    assert layers.canonical(Derived, "kernel", (3, 3, 8, 4)) == expected
+    assert layers.of(Derived) == "conv"
 
 
 def test_an_unknown_leaf_or_kind_keeps_its_name_and_layout() -> None:
-    leaves = {"linear": {"kernel": ("weight", "IO")}}
-    assert layouts.canonical("linear", "scale", 2, leaves) == ("scale", None)
-    assert layouts.canonical("MyLayer", "kernel", 2, leaves) == ("kernel", None)
+    layers = layouts.Layers({Known: "linear"}, {"linear": {"kernel": ("weight", "IO")}})
+    assert layers.canonical(Known, "scale", (2, 3)) == ("scale", None)
+    assert layers.canonical(str, "kernel", (2, 3)) == ("kernel", None)
+    assert layers.of(str) == "str"
+
+
+def test_a_layout_is_exact_in_both_directions() -> None:
+    native = np.arange(3 * 5 * 4 * 2).reshape(3, 5, 4, 2)
+    layout = layouts.Layout(("flip", (0,)), ("transpose", (2, 3, 0, 1)), ("reshape", (4, 2, 3, 5), (8, 1, 3, 5)))
+    canonical = layout.apply(native, np)
+    assert canonical.shape == layout.shape(native.shape) == (8, 1, 3, 5)
+    assert canonical[2 * 3 + 1, 0, 0, 4] == native[2, 4, 3, 1]
+    assert np.array_equal(layout.undo(canonical, np), native)
 
 
 def test_leaves_rank_in_pytorchs_order_and_unknown_ones_last() -> None:

@@ -149,8 +149,8 @@ def drawing(layer: nn.Layer, numbers: dict[int, int]) -> str:
     """A description in which one number is one object."""
     if id(layer) in numbers:
         return f"#{numbers[id(layer)]}"
-    inside = ", ".join(f"{name!r}: {drawing(child, numbers)}" for name, child in children(layer))
     number = numbers[id(layer)] = len(numbers)
+    inside = ", ".join(f"{name!r}: {drawing(child, numbers)}" for name, child in children(layer))
     return f"#{number}={type(layer).__name__}({inside})" if inside else f"#{number}={layer}"
 
 
@@ -169,28 +169,34 @@ EPS = st.sampled_from([2.0**-2, 2.0**-10])
 TITLES = st.text("ab ", min_size=1, max_size=4)
 SMOOTH = [st.builds(nn.Tanh), st.builds(nn.Sigmoid)]
 NORMS = [st.builds(nn.LayerNorm, EPS), st.builds(nn.BatchNorm, EPS, st.sampled_from([0.125, 0.5]))]
+Leaf = st.SearchStrategy[nn.Layer]
 
 
-def vectors(width: int) -> st.SearchStrategy[nn.Layer]:
+def either(*strategies: Leaf) -> Leaf:
+    """One of them, each as likely."""
+    return st.sampled_from(strategies).flatmap(lambda strategy: strategy)
+
+
+def vectors(width: int) -> Leaf:
     """Layers that keep (N, width)."""
     linear = st.builds(nn.Linear, st.just(width), st.booleans())
-    return st.one_of(linear, linear, *SMOOTH, *NORMS)
+    return either(linear, linear, linear, *NORMS, *SMOOTH)
 
 
-def planes(channels: int, width: int) -> st.SearchStrategy[nn.Layer]:
+def planes(channels: int, width: int) -> Leaf:
     """Layers that keep (N, channels, height, width); those over the last axis want other data order than the rest."""
-    conv = st.sampled_from([1, 3]).flatmap(
+    conv = st.sampled_from([3, 1]).flatmap(
         lambda k: st.builds(nn.Conv, st.just(channels), st.just(k), padding=st.just(k // 2), bias=st.booleans())
     )
     pool = st.builds(nn.AvgPool, st.just(3), st.just(1), st.just(1))
-    return st.one_of(conv, pool, vectors(width))
+    return either(conv, conv, pool, vectors(width), vectors(width))
 
 
-def layer(draw: Any, leaf: st.SearchStrategy[nn.Layer], pool: list[nn.Layer], left: list[int], depth: int) -> nn.Layer:
+def layer(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], depth: int) -> nn.Layer:
     """A layer or a block that fits into ``left`` uses: a new one, or again one of ``pool``."""
     known = [each for each in pool if uses(each) <= left[0]]
-    choices = ["leaf", *["again"] * (2 * bool(known)), *["sequence", "sequence", "residual"] * (depth < 3)]
-    choice = draw(st.sampled_from(choices))
+    blocks = ["sequence", "sequence", "residual"] if depth < 3 else []
+    choice = draw(st.sampled_from(["leaf", "leaf", *["again"] * (3 * bool(known)), *blocks]))
     if choice == "again":
         made = draw(st.sampled_from(known))
         left[0] -= uses(made)
@@ -206,12 +212,10 @@ def layer(draw: Any, leaf: st.SearchStrategy[nn.Layer], pool: list[nn.Layer], le
     return made
 
 
-def sequence(
-    draw: Any, leaf: st.SearchStrategy[nn.Layer], pool: list[nn.Layer], left: list[int], depth: int
-) -> nn.Layer:
-    """A Sequential of up to four children, named by position or by random titles."""
+def sequence(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], depth: int) -> nn.Layer:
+    """A Sequential of up to five children, named by position or by random titles."""
     made = [layer(draw, leaf, pool, left, depth + 1)]
-    for _ in range(draw(st.integers(0, 3))):
+    for _ in range(draw(st.sampled_from([2, 3, 4] if depth == 0 else [1, 2, 0]))):
         if left[0] > 0:
             made.append(layer(draw, leaf, pool, left, depth + 1))
     titles = draw(st.none() | st.lists(TITLES, min_size=len(made), max_size=len(made), unique=True))
@@ -221,11 +225,11 @@ def sequence(
 @st.composite
 def networks(draw: Any) -> Case:
     """At most eight layers over vectors or over small images, any layer and any block shared anywhere."""
-    width, channels = draw(st.integers(2, 5)), draw(st.integers(0, 2))
+    width, channels = draw(st.integers(2, 5)), draw(st.sampled_from([0, 0, 2, 3]))
     shape = (channels, 2, width) if channels else (width,)
     leaf = planes(channels, width) if channels else vectors(width)
     pool: list[nn.Layer] = []
-    left = [draw(st.integers(2, 7))]
+    left = [draw(st.integers(5, 7))]
     make = draw(st.sampled_from([sequence, sequence, sequence, layer]))
     spec = make(draw, leaf, pool, left, 0)
     if channels:
@@ -233,6 +237,22 @@ def networks(draw: Any) -> Case:
     elif not any(not slot.buffer for slot in walk(spec, shape)[0]):
         spec = nn.Sequential(spec, nn.Linear(1))
     return Case(spec, (4, *shape))
+
+
+def crossed_vectors() -> Case:
+    """A norm shared inside and outside a block that is itself shared, at three depths."""
+    norm = nn.BatchNorm(0.25, 0.5)
+    block = nn.Sequential(("a b", nn.Linear(3)), ("norm", norm))
+    return Case(nn.Sequential(block, nn.Residual(block), norm, nn.Sequential(nn.Sequential(block))), (4, 3))
+
+
+def crossed_planes() -> Case:
+    """Shared layers that want channels last beside shared ones over the canonical last axis."""
+    conv, linear, norm = nn.Conv(2, 3, padding=1), nn.Linear(3), nn.BatchNorm(0.25, 0.5)
+    block = nn.Sequential(conv, linear, norm)
+    again = nn.Residual(nn.Sequential(conv, block, nn.LayerNorm(0.25)))
+    body = nn.Sequential(block, linear, again, nn.Residual(linear), nn.AvgPool(3, 1, 1), again)
+    return Case(nn.Sequential(body, nn.Flatten(), nn.Linear(2)), (4, 2, 2, 3))
 
 
 # -- what a network is
@@ -367,6 +387,8 @@ def check_statistics(net: mp.Model, twin: mp.Model, slots: list[Slot], state: St
 
 @examples(20)
 @given(networks(), st.integers(0, 999))
+@example(crossed_vectors(), 1)
+@example(crossed_planes(), 2)
 def test_a_random_network_is_the_same_in_every_backend(case: Case, seed: int) -> None:
     """Names, ties, shapes, kinds, start, output, writing through any name, gradients: all as the description says."""
     rng = np.random.default_rng(seed)

@@ -54,6 +54,14 @@ class JaxBackend(Backend):
         with scope([array.dtype]):
             return jnp.transpose(array, axes)
 
+    def reshape(self, array: Any, shape: tuple[int, ...]) -> Any:
+        with scope([array.dtype]):
+            return jnp.reshape(array, shape)
+
+    def flip(self, array: Any, axes: tuple[int, ...]) -> Any:
+        with scope([array.dtype]):
+            return jnp.flip(array, axes)
+
     def detach(self, array: Any) -> Any:
         return array  # immutable
 

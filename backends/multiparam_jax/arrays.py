@@ -14,29 +14,58 @@ from flax import linen, nnx
 
 from multiparam import layouts
 
-KINDS: tuple[tuple[Any, str], ...] = (
-    ((linen.Dense, nnx.Linear), "linear"),
-    ((linen.Conv, nnx.Conv), "conv"),
-    ((linen.Embed, nnx.Embed), "embedding"),
-    ((linen.LayerNorm, nnx.LayerNorm), "layernorm"),
-    ((linen.BatchNorm, nnx.BatchNorm), "batchnorm"),
-)
-LEAVES: layouts.Leaves = {
-    "linear": {"kernel": ("weight", "IO"), "bias": ("bias", "O")},
-    "conv": {"kernel": ("weight", "*IO"), "bias": ("bias", "O")},
-    "embedding": {"embedding": ("weight", "VD")},
-    "layernorm": {"scale": ("weight", "*"), "bias": ("bias", "*")},
-    "batchnorm": {
-        "scale": ("weight", "C"),
-        "bias": ("bias", "C"),
-        "mean": ("running_mean", "C"),
-        "var": ("running_var", "C"),
+NORM = {"scale": ("weight", "C"), "bias": ("bias", "C")}
+
+
+def _flipped(shape: tuple[int, ...]) -> layouts.Layout:
+    """A transposed convolution's kernel (*k, I, O), which flax applies spatially reversed."""
+    n = len(shape) - 2
+    return layouts.Layout(("flip", tuple(range(n))), ("transpose", (n, n + 1, *range(n))))
+
+
+LAYERS = layouts.Layers(
+    {
+        linen.Dense: "linear",
+        linen.Conv: "conv",
+        linen.ConvTranspose: "conv_transpose",
+        linen.Embed: "embedding",
+        linen.PReLU: "prelu",
+        linen.LayerNorm: "layernorm",
+        linen.RMSNorm: "rmsnorm",
+        linen.GroupNorm: "groupnorm",
+        linen.InstanceNorm: "instancenorm",
+        linen.BatchNorm: "batchnorm",
+        nnx.Linear: "linear",
+        nnx.Conv: "conv",
+        nnx.ConvTranspose: "conv_transpose",
+        nnx.Embed: "embedding",
+        nnx.PReLU: "prelu",
+        nnx.LayerNorm: "layernorm",
+        nnx.RMSNorm: "rmsnorm",
+        nnx.GroupNorm: "groupnorm",
+        nnx.InstanceNorm: "instancenorm",
+        nnx.BatchNorm: "batchnorm",
     },
-}
+    {
+        "linear": {"kernel": ("weight", "IO"), "bias": ("bias", "O")},
+        "conv": {"kernel": ("weight", "*IO"), "bias": ("bias", "O")},
+        "conv_transpose": {"kernel": ("weight", _flipped), "bias": ("bias", "O")},
+        "embedding": {"embedding": ("weight", "VD")},
+        "prelu": {"negative_slope": ("weight", lambda shape: layouts.Layout(("reshape", shape, (1,))))},
+        "layernorm": {"scale": ("weight", "*"), "bias": ("bias", "*")},
+        "rmsnorm": {"scale": ("weight", "*")},
+        "groupnorm": NORM,
+        "instancenorm": NORM,
+        "batchnorm": {**NORM, "mean": ("running_mean", "C"), "var": ("running_var", "C")},
+    },
+)
 
 
-def kind_of(cls: type) -> str:
-    return next((kind for base, kind in KINDS if issubclass(cls, base)), cls.__name__)
+def leaves_of(module: Any) -> layouts.LeafNames | None:
+    """The leaves of one module where its options change their layout: ``transpose_kernel`` reverses nothing."""
+    if getattr(module, "transpose_kernel", False):
+        return {"kernel": ("weight", "*OI"), "bias": ("bias", "O")}
+    return None
 
 
 def x64() -> AbstractContextManager[Any]:

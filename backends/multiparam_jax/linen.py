@@ -18,7 +18,7 @@ from multiparam import layouts
 from multiparam.errors import UnknownShapes
 from multiparam.protocol import Host, Run, Slot
 
-from .arrays import LEAVES, ArrayStorage, OptaxOptimizer, compiled_step, kind_of, scope
+from .arrays import LAYERS, ArrayStorage, OptaxOptimizer, compiled_step, leaves_of, scope
 from .modules import Chain
 
 Key = tuple[str, ...]  # collection, then the path in its tree
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     path: tuple[str, ...]
     positions: tuple[int, ...]
     kind: str
-    axes: tuple[int, ...] | None
+    layout: layouts.Layout | None
     key: Key
 
 
@@ -67,8 +67,7 @@ class LinenHost(Host):
         self._places = places
         self._rng = rng
         self._owners: dict[Key, Key] = {}
-        parameters = inspect.signature(type(module).__call__).parameters
-        self._modes = {name: value for name, value in MODES.items() if name in parameters}
+        self._modes = modes_of(module)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -83,7 +82,7 @@ class LinenHost(Host):
 
     def slots(self) -> list[Slot]:
         return [
-            Slot(place.path, place.positions, place.kind, self._leaves[place.key], place.axes,
+            Slot(place.path, place.positions, place.kind, self._leaves[place.key], place.layout,
                  self._owners.setdefault(place.key[:-1], place.key[:-1]), place.key[-1], place.key[0] != "params")
             for place in self._places
         ]  # fmt: skip
@@ -154,9 +153,14 @@ def host_for(module: linen.Module, inputs: tuple[Any, ...], variables: Any, seed
     return LinenHost(module, leaves, describe(module, variables, inputs, leaves), rng)
 
 
-def _modes(module: linen.Module) -> dict[str, bool]:
+def modes_of(module: linen.Module) -> dict[str, bool]:
+    """The arguments of a module's call that say whether it trains; none that a field has decided already."""
     parameters = inspect.signature(type(module).__call__).parameters
-    return {name: not value for name, value in MODES.items() if name in parameters}
+    return {name: value for name, value in MODES.items() if name in parameters and getattr(module, name, None) is None}
+
+
+def _modes(module: linen.Module) -> dict[str, bool]:
+    return {name: not value for name, value in modes_of(module).items()}
 
 
 def describe(module: linen.Module, variables: Any, inputs: tuple[Any, ...], leaves: Mapping[Key, Leaf]) -> list[Place]:
@@ -213,9 +217,9 @@ class Tree:
     ) -> None:
         self.calls = calls
         self.shown: set[Scope] = set()
-        self.leaves: dict[Scope, list[tuple[Key, int]]] = {}
+        self.leaves: dict[Scope, list[tuple[Key, tuple[int, ...]]]] = {}
         for key, leaf in leaves.items():
-            self.leaves.setdefault(key[1:-1], []).append((key, leaf.native.ndim))
+            self.leaves.setdefault(key[1:-1], []).append((key, tuple(leaf.native.shape)))
         self.made: dict[Scope, list[linen.Module]] = {}
         for path, module in called.items():
             if path:
@@ -228,11 +232,11 @@ def _visit(
     hasattr(module, "_multiparam_")  # a missing attribute makes linen run setup()
     scope_path = module.scope.path  # type: ignore[union-attr]
     tree.shown.add(scope_path)
-    kind = kind_of(type(module))
+    kind, leaves = LAYERS.of(type(module)), leaves_of(module)
     own = []
-    for key, ndim in tree.leaves.get(scope_path, ()):
-        name, axes = layouts.canonical(kind, key[-1], ndim, LEAVES)
-        own.append(Place((*path, name), positions, kind, axes, key))
+    for key, shape in tree.leaves.get(scope_path, ()):
+        name, layout = LAYERS.canonical(type(module), key[-1], shape, leaves)
+        own.append(Place((*path, name), positions, kind, layout, key))
     own.sort(key=lambda place: layouts.rank(kind, place.path[-1]))
     places.extend(own)
     attributes = list(_children(module))

@@ -12,7 +12,7 @@ from flax import nnx
 from multiparam import layouts
 from multiparam.protocol import Host, Run, Slot
 
-from .arrays import LEAVES, ArrayStorage, OptaxOptimizer, compiled_step, kind_of, scope
+from .arrays import LAYERS, ArrayStorage, OptaxOptimizer, compiled_step, leaves_of, scope
 
 # Attributes of layers that say whether they train, and their value in training
 MODES = {"deterministic": False, "use_running_average": False}
@@ -57,13 +57,13 @@ class NnxHost(Host):
         return found
 
     def _walk(self, module: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
-        kind, own, position = kind_of(type(module)), [], 0
+        kind, own, position = LAYERS.of(type(module)), [], 0
         for name, value in entries(module):
             if isinstance(value, nnx.Variable):
                 storage = self._storage(value)
-                leaf, axes = layouts.canonical(kind, name, storage.get().ndim, LEAVES)
+                leaf, layout = LAYERS.canonical(type(module), name, storage.shape or (), leaves_of(module))
                 buffer = not isinstance(value, nnx.Param)
-                own.append(Slot((*path, leaf), positions, kind, storage, axes, module, name, buffer))
+                own.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer))
         found.extend(sorted(own, key=lambda slot: layouts.rank(kind, slot.path[-1])))
         inline = isinstance(module, nnx.Sequential)  # its list of layers is the sequence itself
         for name, value in entries(module):

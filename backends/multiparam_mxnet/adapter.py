@@ -22,26 +22,37 @@ from .load import load
 mx = load()
 autograd, gluon, gnn = mx.autograd, mx.gluon, mx.gluon.nn
 
-KINDS: tuple[tuple[Any, str], ...] = (
-    (gnn.Dense, "linear"),
-    ((gnn.Conv1D, gnn.Conv2D, gnn.Conv3D), "conv"),
-    (gnn.Embedding, "embedding"),
-    (gnn.LayerNorm, "layernorm"),
-    (gnn.BatchNorm, "batchnorm"),
-)
 NORM = {"gamma": ("weight", "*"), "beta": ("bias", "*")}
-LEAVES: layouts.Leaves = {
-    "layernorm": NORM,
-    "batchnorm": {leaf: (name, "C") for leaf, (name, _) in NORM.items()},
+CHANNEL_NORM = {"gamma": ("weight", "C"), "beta": ("bias", "C")}
+# GroupNorm is left out: its gamma and beta have one number per group, which no canonical weight can be.
+LAYERS = layouts.Layers(
+    {
+        gnn.Dense: "linear",
+        gnn.Conv1D: "conv",
+        gnn.Conv2D: "conv",
+        gnn.Conv3D: "conv",
+        gnn.Conv1DTranspose: "conv_transpose",
+        gnn.Conv2DTranspose: "conv_transpose",
+        gnn.Conv3DTranspose: "conv_transpose",
+        gnn.Embedding: "embedding",
+        gnn.PReLU: "prelu",
+        gnn.LayerNorm: "layernorm",
+        gnn.InstanceNorm: "instancenorm",
+        gnn.BatchNorm: "batchnorm",
+    },
+    {
+        "layernorm": NORM,
+        "instancenorm": CHANNEL_NORM,
+        "batchnorm": CHANNEL_NORM,
+        "prelu": {"alpha": ("weight", "C")},
+    },
+)
+CHANNELS_LAST = {
+    "conv": {"weight": ("weight", "O*I"), "bias": ("bias", "O")},
+    "conv_transpose": {"weight": ("weight", "I*O"), "bias": ("bias", "O")},
 }
-CHANNELS_LAST: layouts.Leaves = {"conv": {"weight": ("weight", "O*I"), "bias": ("bias", "O")}}
 RUNNING = {"running_mean", "running_var"}
 _copies = itertools.count()
-
-
-@functools.cache
-def kind_of(cls: type) -> str:
-    return next((kind for base, kind in KINDS if issubclass(cls, base)), cls.__name__)
 
 
 class GluonStorage:
@@ -114,15 +125,15 @@ class GluonHost(Host):
         return found
 
     def _walk(self, block: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
-        kind = kind_of(type(block))
-        last = kind == "conv" and block._kwargs["layout"].endswith("C")
+        kind = LAYERS.of(type(block))
+        last = CHANNELS_LAST.get(kind) if kind in CHANNELS_LAST and block._kwargs["layout"].endswith("C") else None
         for leaf, parameter in block._reg_params.items():
             storage = self._storages.get(id(parameter))
             if storage is None:
                 storage = self._storages[id(parameter)] = GluonStorage(parameter)
-            name, order = layouts.canonical(kind, leaf, len(parameter.shape or ()), CHANNELS_LAST if last else LEAVES)
+            name, layout = LAYERS.canonical(type(block), leaf, parameter.shape or (), last)
             buffer = leaf in RUNNING or isinstance(parameter, gluon.Constant)
-            found.append(Slot((*path, name), positions, kind, storage, order, block, leaf, buffer))
+            found.append(Slot((*path, name), positions, kind, storage, layout, block, leaf, buffer))
         for position, (name, child) in enumerate(block._children.items()):
             self._walk(child, (*path, name), (*positions, position), found)
 
@@ -338,6 +349,12 @@ class MxnetBackend(Backend):
 
     def transpose(self, array: Any, axes: tuple[int, ...]) -> Any:
         return array.transpose(axes)
+
+    def reshape(self, array: Any, shape: tuple[int, ...]) -> Any:
+        return array.reshape(shape)
+
+    def flip(self, array: Any, axes: tuple[int, ...]) -> Any:
+        return (mx.np if isinstance(array, mx.np.ndarray) else mx.nd).flip(array, axes)
 
     def detach(self, array: Any) -> Any:
         return array.detach().copy()

@@ -25,40 +25,58 @@ from .optimizers import KerasOptimizer
 
 Place = tuple[tuple[str, ...], tuple[int, ...], Any]  # path, positions, layer
 
-# by class name, so that tf_keras need not be imported to recognise its layers
+NORM = {"gamma": ("weight", "C"), "beta": ("bias", "C")}
+
+
+def _depthwise(shape: tuple[int, ...]) -> layouts.Layout:
+    """A depthwise kernel (*k, C, m) as that of a grouped convolution, (C * m, 1, *k)."""
+    *kernel, channels, multiplier = shape
+    n = len(kernel)
+    split = (channels, multiplier, *kernel)
+    joined = (channels * multiplier, 1, *kernel)
+    return layouts.Layout(("transpose", (n, n + 1, *range(n))), ("reshape", split, joined))
+
+
+# Name -> kind in both generations; by name, so that tf_keras need not be imported to recognise its layers.
 KINDS = {
     "Dense": "linear",
     "Conv1D": "conv",
     "Conv2D": "conv",
     "Conv3D": "conv",
+    "DepthwiseConv1D": "conv",
+    "DepthwiseConv2D": "conv",
+    "Conv1DTranspose": "conv_transpose",
+    "Conv2DTranspose": "conv_transpose",
+    "Conv3DTranspose": "conv_transpose",
     "Embedding": "embedding",
     "LayerNormalization": "layernorm",
+    "RMSNormalization": "rmsnorm",
+    "GroupNormalization": "groupnorm",
     "BatchNormalization": "batchnorm",
 }
-NORM = {"gamma": ("weight", "*"), "beta": ("bias", "*")}
-LEAVES: layouts.Leaves = {
-    "linear": {"kernel": ("weight", "IO"), "bias": ("bias", "O")},
-    "conv": {"kernel": ("weight", "*IO"), "bias": ("bias", "O")},
-    "embedding": {"embeddings": ("weight", "VD")},
-    "layernorm": NORM,
-    "batchnorm": {
-        "gamma": ("weight", "C"),
-        "beta": ("bias", "C"),
-        "moving_mean": ("running_mean", "C"),
-        "moving_variance": ("running_var", "C"),
+LAYERS = layouts.Layers(
+    {f"{root}.{name}": kind for root in ("keras", "tf_keras") for name, kind in KINDS.items()},
+    {
+        "linear": {"kernel": ("weight", "IO"), "bias": ("bias", "O")},
+        "conv": {"kernel": ("weight", "*IO"), "bias": ("bias", "O")},
+        "conv_transpose": {"kernel": ("weight", "*OI"), "bias": ("bias", "O")},
+        "embedding": {"embeddings": ("weight", "VD")},
+        "layernorm": {"gamma": ("weight", "*"), "beta": ("bias", "*")},
+        "rmsnorm": {"scale": ("weight", "*")},
+        "groupnorm": NORM,
+        "batchnorm": {**NORM, "moving_mean": ("running_mean", "C"), "moving_variance": ("running_var", "C")},
     },
+)
+
+# A depthwise convolution is a grouped one; Keras 3 and tf_keras call its kernel differently.
+DEPTHWISE: layouts.LeafNames = {
+    "kernel": ("weight", _depthwise),
+    "depthwise_kernel": ("weight", _depthwise),
+    "bias": ("bias", "O"),
 }
 
 # The paths of the models mp.build made: a shared layer's second name is nowhere in a Functional model.
 _built: weakref.WeakKeyDictionary[Any, list[Place]] = weakref.WeakKeyDictionary()
-
-
-@functools.cache
-def kind_of(cls: type) -> str:
-    for base in cls.__mro__:
-        if base.__module__.partition(".")[0] in ("keras", "tf_keras") and base.__name__ in KINDS:
-            return KINDS[base.__name__]
-    return cls.__name__
 
 
 @functools.cache
@@ -142,15 +160,16 @@ class KerasHost(Host):
         return found
 
     def _own(self, layer: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
-        kind, own, trained = kind_of(type(layer)), [], _lists(layer)[0]
+        kind, own, trained = LAYERS.of(type(layer)), [], _lists(layer)[0]
+        depthwise = DEPTHWISE if kind == "conv" and hasattr(layer, "depth_multiplier") else None
         for attribute, variable in variables(layer):
             storage = self._storages.get(id(variable))
             if storage is None:
                 storage = self._storages[id(variable)] = VariableStorage(variable, layer)
             leaf = attribute.lstrip("_")
-            name, axes = layouts.canonical(kind, leaf, len(variable.shape), LEAVES)
+            name, layout = LAYERS.canonical(type(layer), leaf, tuple(variable.shape), depthwise)
             buffer = not any(variable is v for v in trained)
-            own.append(Slot((*path, name), positions, kind, storage, axes, layer, attribute, buffer))
+            own.append(Slot((*path, name), positions, kind, storage, layout, layer, attribute, buffer))
         found.extend(sorted(own, key=lambda slot: layouts.rank(kind, slot.path[-1])))
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
@@ -336,6 +355,12 @@ class TensorflowBackend(Backend):
 
     def transpose(self, array: Any, axes: tuple[int, ...]) -> tf.Tensor:
         return tf.transpose(array, axes)
+
+    def reshape(self, array: Any, shape: tuple[int, ...]) -> tf.Tensor:
+        return tf.reshape(array, shape)
+
+    def flip(self, array: Any, axes: tuple[int, ...]) -> tf.Tensor:
+        return tf.reverse(array, axes)
 
     def detach(self, array: Any) -> tf.Tensor:
         return tf.stop_gradient(array)

@@ -9,26 +9,33 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn as tnn
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parameter import UninitializedTensorMixin
 
 from multiparam import nn
 from multiparam.errors import Unrecognised
+from multiparam.layouts import Layers
 from multiparam.protocol import Backend, Host, Run, Slot
 
-KINDS: tuple[tuple[Any, str], ...] = (
-    (tnn.Linear, "linear"),
-    ((tnn.Conv1d, tnn.Conv2d, tnn.Conv3d), "conv"),
-    (tnn.Embedding, "embedding"),
-    (tnn.LayerNorm, "layernorm"),
-    (tnn.modules.batchnorm._BatchNorm, "batchnorm"),
+# PyTorch is the canonical form, so the kinds' names are all that is needed.
+LAYERS = Layers(
+    {
+        tnn.Linear: "linear",
+        tnn.Conv1d: "conv",
+        tnn.Conv2d: "conv",
+        tnn.Conv3d: "conv",
+        tnn.ConvTranspose1d: "conv_transpose",
+        tnn.ConvTranspose2d: "conv_transpose",
+        tnn.ConvTranspose3d: "conv_transpose",
+        tnn.Embedding: "embedding",
+        tnn.PReLU: "prelu",
+        tnn.LayerNorm: "layernorm",
+        tnn.RMSNorm: "rmsnorm",
+        tnn.GroupNorm: "groupnorm",
+        tnn.modules.instancenorm._InstanceNorm: "instancenorm",
+        tnn.modules.batchnorm._BatchNorm: "batchnorm",
+    },
+    {},
 )
-
-
-@functools.cache
-def kind_of(cls: type) -> str:
-    """PyTorch is the canonical form, so only the kind's name is needed."""
-    return next((kind for base, kind in KINDS if issubclass(cls, base)), cls.__name__)
 
 
 class TorchStorage:
@@ -83,16 +90,18 @@ class TorchHost(Host):
         return found
 
     def _walk(self, module: tnn.Module, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
-        if isinstance(module, OptimizedModule):  # torch.compile wraps a module; its names are the module's
-            return self._walk(module._orig_mod, path, positions, found)
-        kind, storages = kind_of(type(module)), self._storages
+        if type(module).__name__ == "OptimizedModule":  # torch.compile wraps a module; its names are the module's
+            return self._walk(module._modules["_orig_mod"], path, positions, found)  # type: ignore[arg-type]
+        cls = type(module)
+        kind, renamed, storages = LAYERS.of(cls), LAYERS.leaves(cls), self._storages
         for table, buffer in ((module._parameters, False), (module._buffers, True)):
             for name, tensor in table.items():
                 if tensor is not None:
                     storage = storages.get(id(tensor))
                     if storage is None:
                         storage = storages[id(tensor)] = TorchStorage(tensor)
-                    found.append(Slot((*path, name), positions, kind, storage, None, module, name, buffer))
+                    leaf, layout = LAYERS.canonical(cls, name, tuple(tensor.shape)) if renamed else (name, None)
+                    found.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer))
         for position, (name, child) in enumerate(module._modules.items()):
             if child is not None:
                 self._walk(child, (*path, name), (*positions, position), found)
@@ -215,6 +224,12 @@ class TorchBackend(Backend):
 
     def transpose(self, array: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
         return array.permute(axes)
+
+    def reshape(self, array: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return array.reshape(shape)
+
+    def flip(self, array: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+        return array.flip(axes)
 
     def detach(self, array: torch.Tensor) -> torch.Tensor:
         return array.detach().clone()
