@@ -432,6 +432,97 @@ def test_an_array_of_another_shape_or_dtype_is_refused_by_every_flavour(make: Ma
     np.testing.assert_array_equal(net["0.weight"].numpy(), before)
 
 
+def _torch_scalar() -> Any:
+    import torch
+
+    class Scale(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x: Any) -> Any:
+            return x * self.factor
+
+    return Scale()
+
+
+def _linen_scalar() -> Any:
+    from flax import linen
+
+    class Scale(linen.Module):
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            return x * self.param("factor", linen.initializers.constant(2.0), ())
+
+    return Scale()
+
+
+def _nnx_scalar() -> Any:
+    from flax import nnx
+
+    class Scale(nnx.Module):
+        def __init__(self) -> None:
+            self.factor = nnx.Param(np.float32(2) * nnx.initializers.ones(nnx.Rngs(0)(), ()))
+
+        def __call__(self, x: Any) -> Any:
+            return x * self.factor[...]
+
+    return Scale()
+
+
+def _keras_scalar(lib: Any) -> Any:
+    class Scale(lib.layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.factor = self.add_weight(name="factor", shape=(), initializer=lib.initializers.Constant(2.0))
+            self.built = True
+
+        def call(self, x: Any) -> Any:
+            return x * self.factor
+
+    return Scale()
+
+
+def _keras3_scalar() -> Any:
+    import keras
+
+    return _keras_scalar(keras)
+
+
+def _tf_keras_scalar() -> Any:
+    import tf_keras
+
+    return _keras_scalar(tf_keras)
+
+
+SCALARS = [
+    pytest.param(make, id=known.id, marks=known.marks)
+    for known, make in zip(
+        [known for known in FLAVOURS if known.id != "mxnet"],  # which cannot initialise a scalar natively
+        [_torch_scalar, _linen_scalar, _nnx_scalar, _keras3_scalar, _tf_keras_scalar],
+        strict=True,
+    )
+]
+
+
+@pytest.mark.parametrize("make", SCALARS)
+def test_a_scalar_parameter_can_be_read_written_and_trained(make: Callable[[], Any]) -> None:
+    """Init: check shape and dtype yourself; np.ascontiguousarray gives a number of no dimension one."""
+    net = mp.wrap(make(), X)
+    p = net["factor"]
+    assert p.shape == p.numpy().shape == () and float(p.numpy()) == 2
+    p.assign(np.float32(3))
+    p[...] = p.numpy() + 1
+    assert float(p.numpy()) == 4
+    net.init(mp.init.constant(0.5))
+    loss, grads = net.value_and_grad(mp.losses.mse)(X, np.zeros_like(X))
+    assert mp.to_numpy(grads["factor"]).shape == ()
+    np.testing.assert_allclose(float(mp.to_numpy(grads["factor"])), np.mean(X**2), rtol=1e-5)
+    opt = net.optimizer("sgd", lr=0.1)
+    opt.step({"factor": np.float32(2)})
+    np.testing.assert_allclose(float(p.numpy()), 0.3, rtol=1e-6)
+    assert p.shape == ()
+
+
 # -- numerics
 
 

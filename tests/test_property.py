@@ -138,6 +138,14 @@ def groups(slots: list[Slot]) -> list[tuple[str, ...]]:
     return [tuple(names) for names in found.values()]
 
 
+def places(slots: list[Slot]) -> list[tuple[str, ...]]:
+    """The names of each layer, in definition order."""
+    found: dict[int, dict[str, None]] = {}
+    for slot in slots:
+        found.setdefault(id(slot.layer), {})[".".join(slot.path)] = None
+    return [tuple(names) for names in found.values()]
+
+
 def untied(layer: nn.Layer) -> nn.Layer:
     """The same architecture with an object of its own at each place."""
     if isinstance(layer, nn.Sequential):
@@ -192,7 +200,7 @@ def planes(channels: int, width: int) -> Leaf:
     return either(conv, conv, pool, vectors(width), vectors(width))
 
 
-def layer(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], depth: int) -> nn.Layer:
+def new_layer(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], depth: int) -> nn.Layer:
     """A layer or a block that fits into ``left`` uses: a new one, or again one of ``pool``."""
     known = [each for each in pool if uses(each) <= left[0]]
     blocks = ["sequence", "sequence", "residual"] if depth < 3 else []
@@ -202,9 +210,9 @@ def layer(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], depth: i
         left[0] -= uses(made)
         return made
     if choice == "sequence":
-        made = sequence(draw, leaf, pool, left, depth)
+        made = new_sequence(draw, leaf, pool, left, depth)
     elif choice == "residual":
-        made = nn.Residual(layer(draw, leaf, pool, left, depth + 1))
+        made = nn.Residual(new_layer(draw, leaf, pool, left, depth + 1))
     else:
         made = draw(leaf)
         left[0] -= 1
@@ -212,25 +220,25 @@ def layer(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], depth: i
     return made
 
 
-def sequence(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], depth: int) -> nn.Layer:
+def new_sequence(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], depth: int) -> nn.Layer:
     """A Sequential of up to five children, named by position or by random titles."""
-    made = [layer(draw, leaf, pool, left, depth + 1)]
+    made = [new_layer(draw, leaf, pool, left, depth + 1)]
     for _ in range(draw(st.sampled_from([2, 3, 4] if depth == 0 else [1, 2, 0]))):
         if left[0] > 0:
-            made.append(layer(draw, leaf, pool, left, depth + 1))
+            made.append(new_layer(draw, leaf, pool, left, depth + 1))
     titles = draw(st.none() | st.lists(TITLES, min_size=len(made), max_size=len(made), unique=True))
     return nn.Sequential(*made) if titles is None else nn.Sequential(*zip(titles, made, strict=True))
 
 
 @st.composite
 def networks(draw: Any) -> Case:
-    """At most eight layers over vectors or over small images, any layer and any block shared anywhere."""
+    """Some eight layers over vectors or over small images, any layer and any block shared anywhere."""
     width, channels = draw(st.integers(2, 5)), draw(st.sampled_from([0, 0, 2, 3]))
     shape = (channels, 2, width) if channels else (width,)
     leaf = planes(channels, width) if channels else vectors(width)
     pool: list[nn.Layer] = []
     left = [draw(st.integers(5, 7))]
-    make = draw(st.sampled_from([sequence, sequence, sequence, layer]))
+    make = draw(st.sampled_from([new_sequence, new_sequence, new_sequence, new_layer]))
     spec = make(draw, leaf, pool, left, 0)
     if channels:
         spec = nn.Sequential(("planes", spec), ("flat", nn.Flatten()), ("head", nn.Linear(2)))
@@ -267,9 +275,7 @@ def check_structure(net: mp.Model, slots: list[Slot]) -> None:
     assert counted(net.buffers(aliases=True)) == [slot.name for slot in slots if slot.buffer]
     ties = [names for names in net.ties() if counted(names)]
     assert ties == [names for names in groups(slots) if len(names) > 1]
-    layers = {id(slot.layer): tuple(dict.fromkeys(".".join(s.path) for s in slots if s.layer is slot.layer))
-              for slot in slots}  # fmt: skip
-    assert list(net.layers()) == list(layers.values())
+    assert list(net.layers()) == places(slots)
     for slot in slots:
         p, group = net[slot.name], net
         for position in slot.positions:
@@ -650,6 +656,29 @@ def play(operations: list[tuple[Any, ...]]) -> None:
 def test_any_sequence_of_operations_leaves_what_it_should(operations: list[tuple[Any, ...]]) -> None:
     """Names, ties, values, trainability, gradients and output after tie, untie, init, writing, freezing, training."""
     play(operations)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0], ids=["gradient", "gradient of zero"])
+def test_unfreezing_what_is_not_frozen_keeps_its_gradient(backend: str, scale: float) -> None:
+    actor = Actor(backend)
+    actor.net["8.weight"][:] *= scale
+    actor.backward()
+    actor.step()
+    before = np.array(mp.to_numpy(actor.net["0.weight"].grad))
+    actor.unfreeze("*")
+    np.testing.assert_array_equal(mp.to_numpy(actor.net["0.weight"].grad), before)
+
+
+def test_a_gradient_from_before_a_freeze_is_gone(backend: str) -> None:
+    """An optimizer's step without a new backward must not move by it."""
+    actor = Actor(backend)
+    actor.backward()
+    actor.freeze("0.weight")
+    actor.unfreeze("0.weight")
+    before = actor.net["0.weight"].numpy()
+    assert actor.net["0.weight"].grad is None
+    actor.step()
+    np.testing.assert_array_equal(actor.net["0.weight"].numpy(), before)
 
 
 # -- names

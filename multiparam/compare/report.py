@@ -23,7 +23,14 @@ the reference (ref.)."""
 
 def show(console: Console, checks: Sequence[Check], backends: Sequence[str], steps: int) -> None:
     """The table: a row per model, check and dtype; a column per backend. The first backend is the reference."""
-    table = Table(title="multiparam compare", title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="multiparam compare",
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column in ("model", "check", ""):
         table.add_column(column, no_wrap=True)
     for column in (*backends, "bound"):
