@@ -234,6 +234,10 @@ class Sequential(Layer):
             layers = tuple(layers[0].items())
         named = [entry if isinstance(entry, tuple) else (str(position), entry) for position, entry in enumerate(layers)]
         for name, layer in named:
+            if not isinstance(name, str):
+                raise WrongType(f"A child's name is a text; Sequential gets {name!r}")
+            if any("\ud800" <= char <= "\udfff" for char in name):
+                raise InvalidArgument(f"The child name {name!r} is no valid Unicode text")
             if not isinstance(layer, Layer):
                 raise WrongType(f"Sequential takes layers of mp.nn; at {name!r} it gets {type(layer).__name__}")
         self.names: tuple[str, ...] = tuple(name for name, _ in named)

@@ -263,7 +263,7 @@ class Group:
             return self._net._parameter(index)
         inside = tuple(i for i in self._slots if table.names[i].startswith(full + "."))
         if inside:
-            depth = len(self._prefix)
+            depth = len(self._prefix) + 1
             path = table.slots[inside[0]].path
             while depth < len(path) and paths.text(path[:depth]) != full:
                 depth += 1

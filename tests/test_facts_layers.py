@@ -130,8 +130,9 @@ def test_a_keras_model_whose_inner_layer_is_not_built_is_not_taken_for_an_empty_
 
 
 @tensorflow_only
+@pytest.mark.filterwarnings("ignore:.*build")
 def test_a_called_keras_model_with_a_layer_it_never_uses_can_be_wrapped(lib: Any) -> None:
-    """Layers: a layer that no call reaches has no variables, before the first forward and after it."""
+    """Layers: what no call reaches has no variables, neither before the first forward nor after it."""
 
     class Spare(lib.Model):
         def __init__(self) -> None:
@@ -300,11 +301,11 @@ def _private(lib: Any) -> Any:
     class Net(lib.Model):
         def __init__(self) -> None:
             super().__init__()
-            self._hidden, self.out = lib.layers.Dense(3), lib.layers.Dense(1)
+            self._hidden, self.hidden, self.out = (lib.layers.Dense(n) for n in (3, 3, 1))
             self._more = [lib.layers.Dense(3), {"a": lib.layers.Dense(3)}]
 
         def call(self, x: Any) -> Any:
-            return self.out(self._more[1]["a"](self._more[0](self._hidden(x))))
+            return self.out(self._more[1]["a"](self._more[0](self.hidden(self._hidden(x)))))
 
     return Net()
 

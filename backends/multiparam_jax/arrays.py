@@ -94,8 +94,18 @@ def from_numpy(array: np.ndarray) -> jax.Array:
 class ArrayStorage:
     """A storage over an immutable array that somebody holds: a leaf of ours, or an NNX Variable."""
 
-    trainable = True
     gradient: jax.Array | None = None
+    _trainable = True
+
+    @property
+    def trainable(self) -> bool:
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, flag: bool) -> None:
+        self._trainable = flag
+        if not flag:
+            self.gradient = None
 
     def get(self) -> Any:
         """The current array, or a tracer."""

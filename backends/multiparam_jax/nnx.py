@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import jax
 from flax import nnx
 
 from multiparam import layouts
@@ -39,8 +38,11 @@ class VariableStorage(ArrayStorage):
 class NnxHost(Host):
     """An nnx.Module."""
 
-    def __init__(self, native: Any) -> None:
+    def __init__(self, native: Any, like: list[Slot] | None = None) -> None:
         self.native = native
+        self._like = (
+            like  # the slots in the order first seen: nnx.clone and nnx.jit put a module's attributes in another
+        )
         self._storages: dict[int, VariableStorage] = {}
 
     def _storage(self, variable: Any) -> VariableStorage:
@@ -51,12 +53,24 @@ class NnxHost(Host):
 
     def slots(self) -> list[Slot]:
         found: list[Slot] = []
-        self._walk(self.native, (), (), found)
+        self._walk(self.native, (), (), found, ())
         alive = {id(slot.storage.native) for slot in found}
         self._storages = {key: storage for key, storage in self._storages.items() if key in alive}
+        mine = {slot.path: slot for slot in found}
+        if self._like is not None and mine.keys() == {slot.path for slot in self._like}:
+            found = [
+                Slot(s.path, s.positions, s.kind, mine[s.path].storage, s.layout, mine[s.path].owner, s.leaf, s.buffer)
+                for s in self._like
+            ]
+        self._like = found
         return found
 
-    def _walk(self, module: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
+    def _walk(
+        self, module: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot], above: tuple[int, ...]
+    ) -> None:
+        if id(module) in above:  # a module that refers back to its parent
+            return
+        above = (*above, id(module))
         kind, own, position = LAYERS.of(type(module)), [], 0
         for name, value in entries(module):
             if isinstance(value, nnx.Variable):
@@ -69,11 +83,11 @@ class NnxHost(Host):
         for name, value in entries(module):
             if not isinstance(value, nnx.Variable):
                 if inline and name == "layers":
-                    self._walk(value, path, positions, found)
+                    self._walk(value, path, positions, found, above)
                 else:  # a list counts the functions in it too
                     listed = name.isdigit() and isinstance(module, (list, tuple, nnx.List))
                     at = int(name) if listed else position
-                    self._walk(value, (*path, name), (*positions, at), found)
+                    self._walk(value, (*path, name), (*positions, at), found, above)
                 position += 1
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
@@ -108,26 +122,19 @@ class NnxHost(Host):
         fresh.trainable = storage.trainable
         return fresh
 
-    def _random(self) -> list[VariableStorage]:
-        """The state of random streams: no slot of its own, but a step moves it."""
-        return [
-            VariableStorage(value)
-            for module in modules(self.native, streams=True)
-            for _, value in entries(module, streams=True)
-            if isinstance(value, nnx.RngState)
-        ]
-
     def _all(self) -> list[VariableStorage]:
-        slots = self.slots()
-        return [*{id(slot.storage): slot.storage for slot in slots}.values(), *self._random()]  # type: ignore[misc]
+        """Each Variable once: the slots', then the state of random streams, which a step moves too."""
+        found: dict[int, VariableStorage] = {id(slot.storage): slot.storage for slot in self.slots()}  # type: ignore[misc]
+        streams = {path: value for path, value in random_state(self.native, ()) if isinstance(value, nnx.RngState)}
+        return [*found.values(), *(VariableStorage(streams[path]) for path in sorted(streams))]
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
-        everything = self._all()
+        like, everything = self.slots(), self._all()
         wanted = [everything.index(storage) for storage in storages]
         others = [i for i in range(len(everything)) if i not in wanted]
 
         def view(values: list[Any], rest: list[Any], count: Any) -> tuple[NnxHost, Callable[[], list[Any]]]:
-            host = NnxHost(nnx.clone(self.native))  # a clone made inside the trace may hold traced values
+            host = NnxHost(nnx.clone(self.native), like)  # a clone made inside the trace may hold traced values
             copies = host._all()
             for i, value in zip([*wanted, *others], [*values, *rest], strict=True):
                 copies[i].set(value)
@@ -160,7 +167,7 @@ def entries(module: Any, streams: bool = False) -> Iterator[tuple[str, Any]]:
             yield str(name), value
 
 
-def modules(module: Any, streams: bool = False, seen: set[int] | None = None) -> Iterator[Any]:
+def modules(module: Any, seen: set[int] | None = None) -> Iterator[Any]:
     """Every module below and including one, each once."""
     seen = set() if seen is None else seen
     if id(module) in seen:
@@ -168,11 +175,20 @@ def modules(module: Any, streams: bool = False, seen: set[int] | None = None) ->
     seen.add(id(module))
     if not isinstance(module, (list, tuple, dict)):
         yield module
-    for _, value in entries(module, streams):
+    for _, value in entries(module):
         if not isinstance(value, nnx.Variable):
-            yield from modules(value, streams, seen)
+            yield from modules(value, seen)
 
 
-def key_of(seed: int) -> Any:
-    """A key for an initialiser."""
-    return jax.random.key(seed)
+def random_state(module: Any, path: tuple[str, ...], seen: set[int] | None = None) -> Iterator[tuple[Any, Any]]:
+    """Every Variable with the path it is first found at, in the order of names, random streams included."""
+    seen = set() if seen is None else seen
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    for name, value in sorted(entries(module, streams=True), key=lambda entry: entry[0]):
+        if not isinstance(value, nnx.Variable):
+            yield from random_state(value, (*path, name), seen)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            yield (*path, name), value

@@ -78,8 +78,9 @@ class GluonStorage:
 
     @trainable.setter
     def trainable(self, flag: bool) -> None:
-        self.native.grad_req = self._request if flag else "null"
-        self._seen = False
+        if flag != self.trainable:
+            self.native.grad_req = self._request if flag else "null"
+            self._seen = False
 
     def read(self) -> Any:
         return self.native.data()

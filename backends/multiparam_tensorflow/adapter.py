@@ -125,7 +125,8 @@ class VariableStorage:
             self.native.trainable = flag
         else:  # tf_keras freezes by layer, and asks the layer
             self._layer.trainable = flag
-        self.gradient = None
+        if not flag:
+            self.gradient = None
 
     def read(self) -> tf.Tensor:
         return tf.convert_to_tensor(self.variable)

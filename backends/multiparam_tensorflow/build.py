@@ -78,7 +78,7 @@ def _leaf(node: nn.Node, x: Any, made: dict[int, Any], places: list[Place], dtyp
             x = _pad(x, nn.sizes(layer.padding, n), 0.0)
     known = made.get(id(layer))
     if known is None:
-        known = made[id(layer)] = _make(node, dtype)
+        known = made[id(layer)] = _make(node, dtype, len(places))
     places.append((node.path, node.positions, known))
     return known(x)
 
@@ -108,10 +108,21 @@ def _pad(x: Any, padding: tuple[int, ...], value: float) -> Any:
     return ops.pad(x, [(0, 0), *((p, p) for p in padding), (0, 0)], constant_values=value)
 
 
-def _make(node: nn.Node, dtype: str) -> Any:
+def _keras_name(node: nn.Node, number: int) -> str | None:
+    """Keras' names go into TensorFlow scopes, which take few characters, and must be unique among Keras' own.
+
+    They name nothing of ours. Positions are as they are, ``"2"`` or ``"0.1"``; others get a number behind a dot,
+    which no name that Keras makes up has.
+    """
+    name = ".".join(node.path)
+    if not name or re.fullmatch(r"[0-9.]+", name):
+        return name or None
+    return re.sub(r"[^A-Za-z0-9_]", "_", name).lstrip("_") + f".{number}"
+
+
+def _make(node: nn.Node, dtype: str, number: int) -> Any:
     layer, n = node.layer, len(node.input) - 1
-    # Keras' names go into TensorFlow scopes, which take no spaces; they name nothing of ours.
-    common = {"dtype": dtype, "name": re.sub(r"[^A-Za-z0-9_.]", "_", ".".join(node.path)) or None}
+    common = {"dtype": dtype, "name": _keras_name(node, number)}
     match layer:
         case nn.Linear():
             return layers.Dense(layer.out_features, use_bias=layer.bias, **common)

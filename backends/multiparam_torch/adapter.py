@@ -12,7 +12,7 @@ from torch import nn as tnn
 from torch.nn.parameter import UninitializedTensorMixin
 
 from multiparam import nn
-from multiparam.errors import Unrecognised
+from multiparam.errors import InvalidArgument, Unrecognised
 from multiparam.layouts import Layers
 from multiparam.protocol import Backend, Host, Run, Slot
 
@@ -292,7 +292,10 @@ def _make(node: nn.Node, made: dict[int, tnn.Module]) -> tnn.Module:
         case nn.Sequential():
             sequence = tnn.Sequential()
             for name, child in zip(layer.names, node.children, strict=True):
-                sequence.add_module(name, _build(child, made))
+                try:
+                    sequence.add_module(name, _build(child, made))
+                except KeyError as error:  # a dot, nothing, or an attribute of Sequential
+                    raise InvalidArgument(f"PyTorch takes no child named {name!r}: {error.args[0]}") from None
             return sequence
         case nn.Residual():
             return Residual(_build(node.children[0], made))
