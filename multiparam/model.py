@@ -430,7 +430,7 @@ class Optimizer:
             raise ShapeError(f"The gradient of {name!r} has shape {array.shape}; the parameter has {parameter.shape}.")
         array = array if slot.layout is None else slot.layout.undo(array, np)
         array = array.astype(_numpy_dtype(parameter.dtype), copy=False)
-        return slot.storage, self._net.adapter.from_numpy(np.ascontiguousarray(array))
+        return slot.storage, self._net.adapter.from_numpy(np.asarray(array, order="C"))
 
 
 def wrap(native: Any, *inputs: Any, **options: Any) -> Model:

@@ -423,8 +423,7 @@ class Group:
 
     def _set_trainable(self, flag: bool, selectors: tuple[Selector, ...], kind: str | None) -> Group:
         group = self.select(*selectors, kind=kind) if selectors or kind else self
-        for p in group:
-            p._storage.trainable = flag
+        self._net._host.set_trainable([p._storage for p in group], flag)
         self._net._changed()
         return group
 

@@ -112,6 +112,11 @@ class Host(Protocol):
     def copy(self, storage: Storage) -> Storage:
         """A new, independent storage with the same values and flags."""
 
+    def set_trainable(self, storages: Sequence[Storage], flag: bool) -> None:
+        """Freeze or unfreeze storages together; override to refuse what the framework cannot do, before any change."""
+        for storage in storages:
+            storage.trainable = flag
+
     def gradient(self, run: Run, storages: Sequence[Storage], train: bool) -> Callable[..., tuple[Array, list[Array]]]:
         """A compiled ``step(*batch) -> (loss, gradients)`` for ``run(host, *batch)``.
 

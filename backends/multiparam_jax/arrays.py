@@ -86,9 +86,9 @@ def scope(dtypes: Iterable[Any]) -> AbstractContextManager[Any]:
 
 
 def from_numpy(array: np.ndarray) -> jax.Array:
-    """A copy: ``jnp.asarray`` may alias numpy memory, and a later write there would change the array."""
+    """A copy. JAX may adopt numpy memory, or copy it later: so it gets memory that nobody else can write to."""
     with scope([array.dtype]):
-        return jnp.array(array)
+        return jnp.asarray(np.array(array, order="C"))
 
 
 class ArrayStorage:

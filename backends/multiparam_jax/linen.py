@@ -18,7 +18,7 @@ from multiparam import layouts
 from multiparam.errors import UnknownShapes
 from multiparam.protocol import Host, Run, Slot
 
-from .arrays import LAYERS, ArrayStorage, OptaxOptimizer, compiled_step, leaves_of, scope
+from .arrays import LAYERS, ArrayStorage, OptaxOptimizer, compiled_step, from_numpy, leaves_of, scope
 from .modules import Chain
 
 Key = tuple[str, ...]  # collection, then the path in its tree
@@ -149,7 +149,7 @@ def host_for(module: linen.Module, inputs: tuple[Any, ...], variables: Any, seed
             )
         modes = _modes(module)
         variables = module.init({"params": rng, "dropout": rng}, *inputs, **modes)
-    leaves = {key: Leaf(value) for key, value in flat(variables)}
+    leaves = {key: Leaf(from_numpy(a) if isinstance(a, np.ndarray) else a) for key, a in flat(variables)}
     return LinenHost(module, leaves, describe(module, variables, inputs, leaves), rng)
 
 

@@ -156,7 +156,7 @@ def entries(module: Any, streams: bool = False) -> Iterator[tuple[str, Any]]:
     else:
         items = vars(module).items()
     for name, value in list(items):
-        if str(name).startswith("_"):
+        if str(name).startswith(("_pytree__", "_object__")):  # NNX's own bookkeeping
             continue
         stream = isinstance(value, (nnx.RngState, nnx.Rngs, nnx.RngStream))
         if stream and not streams:

@@ -79,6 +79,8 @@ class GluonStorage:
     @trainable.setter
     def trainable(self, flag: bool) -> None:
         if flag != self.trainable:
+            if not flag:
+                self._request = self.native.grad_req  # "write" or "add", for when it is trained again
             self.native.grad_req = self._request if flag else "null"
             self._seen = False
 
@@ -87,7 +89,7 @@ class GluonStorage:
 
     def write(self, value: np.ndarray) -> None:
         with autograd.pause():
-            self.native.data()[:] = np.ascontiguousarray(value)
+            self.native.data()[:] = np.asarray(value, order="C")
 
     def grad(self) -> Any | None:
         if not self.trainable or self.native._grad is None:
@@ -168,12 +170,18 @@ class GluonHost(Host):
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
         parameters = [storage.native for storage in storages]
+        beside = self._frozen_beside(storages)
 
         def step(*batch: Any) -> tuple[Any, list[Any]]:
             _renew_gradients(parameters)
+            for parameter in beside:
+                arrays = parameter._data
+                autograd.mark_variables(arrays, [_empty_like(a) for a in arrays], ["write"] * len(arrays))
             with autograd.record(train_mode=train):
                 loss = run(self, *batch)
             loss.backward(train_mode=train)
+            for parameter in beside:
+                parameter._data = [array.detach() for array in parameter._data]
             for storage in storages:
                 if not storage.native.data()._fresh_grad:
                     storage.native.grad()[:] = 0  # the loss does not depend on it
@@ -181,6 +189,19 @@ class GluonHost(Host):
             return loss.detach(), [parameter.grad() for parameter in parameters]
 
         return step
+
+    def _frozen_beside(self, storages: Sequence[Any]) -> list[Any]:
+        """Frozen parameters of blocks that have others to differentiate. MXNet 1.9.1 writes no gradient of a bias in
+        float32 where it is to write none of the weight, so these get one that is thrown away."""
+        wanted = {id(storage) for storage in storages}
+        slots = [slot for slot in self.slots() if not slot.buffer]
+        blocks = {id(slot.owner) for slot in slots if id(slot.storage) in wanted}
+        frozen = {
+            id(slot.storage): slot.storage.native
+            for slot in slots
+            if id(slot.owner) in blocks and not slot.storage.trainable and slot.storage.native._differentiable
+        }
+        return list(frozen.values())
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> GluonOptimizer:
         return GluonOptimizer(name, options, storages)

@@ -100,7 +100,6 @@ class VariableStorage:
         self.native = native
         self.gradient: Any = None
         self._layer = layer
-        self._flag = isinstance(native, keras.Variable) or (native.trainable and layer.trainable)
 
     @property
     def variable(self) -> tf.Variable:
@@ -116,11 +115,12 @@ class VariableStorage:
 
     @property
     def trainable(self) -> bool:
-        return bool(self.native.trainable) if isinstance(self.native, keras.Variable) else self._flag
+        if isinstance(self.native, keras.Variable):
+            return bool(self.native.trainable)
+        return bool(self.native.trainable and self._layer.trainable)
 
     @trainable.setter
     def trainable(self, flag: bool) -> None:
-        self._flag = flag
         if isinstance(self.native, keras.Variable):
             self.native.trainable = flag
         else:  # tf_keras freezes by layer, and asks the layer
@@ -132,7 +132,7 @@ class VariableStorage:
         return tf.convert_to_tensor(self.variable)
 
     def write(self, value: np.ndarray) -> None:
-        self.variable.assign(np.ascontiguousarray(value))
+        self.variable.assign(np.asarray(value, order="C"))
 
     def grad(self) -> Any | None:
         return self.gradient
@@ -178,6 +178,17 @@ class KerasHost(Host):
             kwargs = {"training": train, **kwargs}
         return self.native(*inputs, **kwargs)
 
+    def set_trainable(self, storages: Sequence[Any], flag: bool) -> None:
+        chosen = {id(storage.native) for storage in storages}
+        for storage in storages:  # tf_keras freezes by layer
+            whole = [] if isinstance(storage.native, keras.Variable) else _lists(storage._layer)[0]
+            if any(id(variable) not in chosen and variable.trainable for variable in whole):
+                raise Unsupported(
+                    f"tf_keras freezes whole layers: {storage._layer.name!r} has more parameters than the ones named. "
+                    "Name all of them, or use Keras 3, which freezes each variable."
+                )
+        super().set_trainable(storages, flag)
+
     def bind(self, slots: Sequence[Slot], storage: Any) -> None:
         layer, attribute = slots[0].owner, slots[0].leaf
         old, new = getattr(layer, attribute), storage.native
@@ -188,10 +199,13 @@ class KerasHost(Host):
                 ids.remove(id(old))
                 ids.add(id(new))
         layer.__dict__[attribute] = new
+        if isinstance(new, tf.__internal__.tracking.Trackable):  # what tf.train.Checkpoint saves
+            layer._track_trackable(new, attribute, overwrite=True)
         self._storages[id(new)] = storage
-        for name in ("train_function", "test_function", "predict_function", "train_tf_function"):
-            if getattr(self.native, name, None) is not None:  # compiled for the old variable
-                setattr(self.native, name, None)
+        for _, _, model in walk(self.native, (), (), ()):
+            for name in ("train_function", "test_function", "predict_function", "train_tf_function"):
+                if getattr(model, name, None) is not None:  # compiled for the old variable
+                    setattr(model, name, None)
 
     def copy(self, storage: Any) -> VariableStorage:
         old = storage.native
@@ -271,17 +285,11 @@ def walk(layer: Any, path: tuple[str, ...], positions: tuple[int, ...], above: t
 
 
 def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """A layer's direct sublayers by name: by position in a Sequential, by layer name in a Functional model,
-    elsewhere by the attributes that hold them."""
+    """A layer's direct sublayers by name: by position in a Sequential; elsewhere by the attributes that hold them, then
+    by layer name in a Functional model, then by private attributes, which MultiHeadAttention, for one, keeps."""
     cls = {base.__name__ for base in type(layer).__mro__}
     if "Sequential" in cls:
         yield from (((str(i),), child) for i, child in enumerate(layer.layers))
-        return
-    if "Functional" in cls and type(layer).__module__.partition(".")[0] in ("keras", "tf_keras"):
-        counts: dict[str, int] = {}
-        for child in layer.layers:
-            if type(child).__name__ != "InputLayer":
-                yield (_stable_name(child, counts),), child
         return
     if not (getattr(layer, "_layers", None) or getattr(layer, "_self_tracked_trackables", None)):
         return
@@ -291,9 +299,28 @@ def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             for segments, child in _layers(value):
                 seen.add(id(child))
                 yield (attribute, *segments), child
-    for attribute, value in vars(layer).items():  # MultiHeadAttention, for one, keeps its sublayers private
-        if attribute.startswith("_") and is_layer(value) and id(value) not in seen:
-            yield (attribute.lstrip("_"),), value
+    if "Functional" in cls:
+        graph = [child for child in layer.layers if type(child).__name__ != "InputLayer" and id(child) not in seen]
+        seen.update(map(id, graph))
+        yield from zip(((name,) for name in _stable_names(graph)), graph, strict=True)
+    for attribute, value in vars(layer).items():
+        if attribute.startswith("_") and attribute not in TRACKERS:
+            for segments, child in _layers(value):
+                if id(child) not in seen:
+                    seen.add(id(child))
+                    yield (attribute.lstrip("_"), *segments), child
+
+
+# Where Keras itself lists a layer's sublayers, again.
+TRACKERS = {
+    "_layers",
+    "_tracked",
+    "_self_tracked_trackables",
+    "_operations",
+    "_metrics",
+    "_functional",
+    "_obj_reference_counts_dict",
+}
 
 
 def _layers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -307,15 +334,32 @@ def _layers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield from (((str(name), *segments), child) for segments, child in _layers(item))
 
 
-def _stable_name(layer: Any, counts: dict[str, int]) -> str:
-    """A layer's name where the user gave one; else its class and a count within the model, not Keras' global one."""
-    base = re.sub(
-        r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)
-    ).lower()
-    if not re.fullmatch(rf"{re.escape(base)}(_\d+)?", layer.name):
-        return str(layer.name)
-    n = counts[base] = counts.get(base, -1) + 1
-    return base if n == 0 else f"{base}_{n}"
+def _stable_names(graph: Sequence[Any]) -> list[str]:
+    """The names of a Functional model's layers: the user's where there is one, else the class and a count within the
+    model. Keras' own count is the process's, and a model built twice would have two sets of names."""
+    bases = [next((base for base in _auto_names(layer) if _is_counted(layer.name, base)), None) for layer in graph]
+    taken = {layer.name for layer, base in zip(graph, bases, strict=True) if base is None}
+    names = []
+    for layer, base in zip(graph, bases, strict=True):
+        name, n = base or layer.name, 0
+        while base is not None and name in taken:
+            n += 1
+            name = f"{base}_{n}"
+        taken.add(name)
+        names.append(str(name))
+    return names
+
+
+def _auto_names(layer: Any) -> list[str]:
+    """What Keras would call a layer of this class, in either generation."""
+    name = type(layer).__name__
+    three = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)).lower()
+    two = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)).lower()
+    return [three, two, *(["model"] if name in ("Functional", "Model") else [])]
+
+
+def _is_counted(name: str, base: str) -> bool:
+    return re.fullmatch(rf"{re.escape(base)}(_\d+)?", name) is not None
 
 
 class TensorflowBackend(Backend):

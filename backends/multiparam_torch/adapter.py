@@ -75,6 +75,19 @@ class TorchStorage:
         return self.native.grad
 
 
+class TorchBuffer(TorchStorage):
+    """A buffer. ``Module.to`` puts another tensor in its place, so it is looked up each time."""
+
+    __slots__ = ("_name", "_table")
+
+    def __init__(self, table: dict[str, Any], name: str) -> None:
+        self._table, self._name = table, name
+
+    @property
+    def native(self) -> torch.Tensor:  # type: ignore[override]
+        return self._table[self._name]  # type: ignore[no-any-return]
+
+
 class TorchHost(Host):
     """A Module."""
 
@@ -99,7 +112,8 @@ class TorchHost(Host):
                 if tensor is not None:
                     storage = storages.get(id(tensor))
                     if storage is None:
-                        storage = storages[id(tensor)] = TorchStorage(tensor)
+                        storage = TorchBuffer(table, name) if buffer else TorchStorage(tensor)
+                        storages[id(tensor)] = storage
                     leaf, layout = LAYERS.canonical(cls, name, tuple(tensor.shape)) if renamed else (name, None)
                     found.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer))
         for position, (name, child) in enumerate(module._modules.items()):
