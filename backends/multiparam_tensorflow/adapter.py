@@ -304,23 +304,15 @@ def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         seen.update(map(id, graph))
         yield from zip(((name,) for name in _stable_names(graph)), graph, strict=True)
     for attribute, value in vars(layer).items():
-        if attribute.startswith("_") and attribute not in TRACKERS:
+        if attribute.startswith("_") and not attribute.startswith("_self_") and attribute not in TRACKERS:
             for segments, child in _layers(value):
                 if id(child) not in seen:
                     seen.add(id(child))
                     yield (attribute.lstrip("_"), *segments), child
 
 
-# Where Keras itself lists a layer's sublayers, again.
-TRACKERS = {
-    "_layers",
-    "_tracked",
-    "_self_tracked_trackables",
-    "_operations",
-    "_metrics",
-    "_functional",
-    "_obj_reference_counts_dict",
-}
+# Where Keras itself lists a layer's sublayers again; TensorFlow's own lists begin with "_self_".
+TRACKERS = {"_layers", "_tracked", "_operations", "_metrics", "_functional", "_obj_reference_counts_dict"}
 
 
 def _layers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
