@@ -255,6 +255,14 @@ class Group:
             return self._by_position(key)
         raise WrongType(f"Index by name or by position, not by {type(key).__name__}")
 
+    def __setitem__(self, key: str, value: Any) -> None:
+        """``net["0.weight"] = array`` assigns; ``net["0.weight"] += 1`` has written already when it comes here."""
+        target = self[key]
+        if not isinstance(target, Parameter):
+            raise WrongType(f"{key!r} is a group; assign to one of its parameters, or use init.")
+        if value is not target:
+            target.assign(value)
+
     def _by_name(self, name: str) -> Parameter | Group:
         table = self._net._table
         full = name if not self._prefix else f"{paths.text(self._prefix)}.{name}"

@@ -103,6 +103,22 @@ def test_a_torch_buffer_is_the_models_own_after_a_change_of_dtype() -> None:
 
 
 @in_framework("torch")
+def test_a_torch_buffer_is_not_taken_for_another_that_was_freed() -> None:
+    """Tying, torch: after .to(dtype) a new tensor may live where an old one did, and have its id."""
+    from torch import nn
+
+    native = nn.Sequential(*[nn.BatchNorm1d(3) for _ in range(30)], nn.Linear(3, 3), nn.Linear(3, 3))
+    net = mp.wrap(native)
+    for i in range(20):
+        native.double() if i % 2 == 0 else native.float()
+        net.tie("31.weight", "30.weight")
+        net.untie("31.weight")
+        assert net.ties() == []
+        for name, tensor in native.named_buffers():
+            assert net[name].native is tensor, name
+
+
+@in_framework("torch")
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda native: pickle.loads(pickle.dumps(native))], ids=["deep", "pkl"])
 def test_a_torch_tie_survives_copies_and_pickles(way: Callable[[Any], Any]) -> None:
     """Tying, torch: survives deepcopy and pickle."""

@@ -148,6 +148,17 @@ def test_item_assignment_and_in_place_arithmetic(backend: str) -> None:
     np.testing.assert_array_equal(p.numpy(), (truth * 2 - 1) / 4)
 
 
+def test_assignment_by_name(backend: str) -> None:
+    net = mlp(backend)
+    truth = net["0.weight"].numpy()
+    net["0.weight"] += 1
+    np.testing.assert_array_equal(net["0.weight"].numpy(), truth + 1)
+    net[0]["weight"] = truth
+    np.testing.assert_array_equal(net["0.weight"].numpy(), truth)
+    with pytest.raises(mp.errors.WrongType):
+        net["0"] = truth
+
+
 def test_assign_takes_any_frameworks_array(backend: str) -> None:
     net, source = mlp(backend), np.arange(8.0)
     for name, status in mp.backends().items():

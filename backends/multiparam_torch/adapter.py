@@ -111,7 +111,7 @@ class TorchHost(Host):
             for name, tensor in table.items():
                 if tensor is not None:
                     storage = storages.get(id(tensor))
-                    if storage is None:
+                    if storage is None or storage.native is not tensor:  # a freed tensor's id is used again
                         storage = TorchBuffer(table, name) if buffer else TorchStorage(tensor)
                         storages[id(tensor)] = storage
                     leaf, layout = LAYERS.canonical(cls, name, tuple(tensor.shape)) if renamed else (name, None)
