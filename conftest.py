@@ -14,6 +14,7 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -83,3 +84,19 @@ def mx_np() -> Iterator[None]:
     mx.npx.set_np()
     yield
     mx.npx.reset_np()
+
+
+@pytest.fixture(params=["nd", "np"])
+def mx(request: pytest.FixtureRequest) -> Any:
+    """MXNet with its older arrays, and again with its numpy arrays."""
+    if request.param == "np":
+        request.getfixturevalue("mx_np")
+    from multiparam_mxnet.load import load
+
+    return load()
+
+
+@pytest.fixture(params=["keras", pytest.param("tf_keras", marks=pytest.mark.needs("tf_keras"))])
+def lib(request: pytest.FixtureRequest) -> Any:
+    """Either generation of Keras."""
+    return pytest.importorskip(request.param)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from .errors import InvalidArgument, ShapeError, WrongType
 
@@ -379,8 +378,3 @@ def convert(shape: Shape, order: str) -> tuple[int, ...]:
     """
     n = len(shape)
     return (0, *range(2, n + 1), 1) if order == "last" else (0, n, *range(1, n))
-
-
-def attributes(layer: Layer) -> dict[str, Any]:
-    """The options of a layer as plain data, for messages and files."""
-    return {key: value for key, value in vars(layer).items() if not isinstance(value, Layer)}

@@ -21,22 +21,6 @@ torch_only, mxnet_only, jax_only, tensorflow_only = (
 )
 
 
-@pytest.fixture(params=["nd", "np"])
-def mx(request: pytest.FixtureRequest) -> Any:
-    """MXNet with its older arrays, and again with its numpy arrays."""
-    if request.param == "np":
-        request.getfixturevalue("mx_np")
-    from multiparam_mxnet.load import load
-
-    return load()
-
-
-@pytest.fixture(params=["keras", pytest.param("tf_keras", marks=pytest.mark.needs("tf_keras"))])
-def lib(request: pytest.FixtureRequest) -> Any:
-    """Either generation of Keras."""
-    return pytest.importorskip(request.param)
-
-
 def names(native: Any, *inputs: Any, **options: Any) -> list[str]:
     return list(mp.wrap(native, *inputs, **options).parameters(aliases=True))
 

@@ -12,17 +12,6 @@ from test_facts_values import FLAVOURS, Make, X, Y, every_flavour, in_framework,
 
 import multiparam as mp
 
-
-@pytest.fixture(params=["nd", "np"])
-def mx(request: pytest.FixtureRequest) -> Any:
-    """MXNet with its older arrays, and again with its numpy arrays."""
-    if request.param == "np":
-        request.getfixturevalue("mx_np")
-    from multiparam_mxnet.load import load
-
-    return load()
-
-
 # -- numerics
 
 

@@ -8,32 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flavours import in_framework
 
 import multiparam as mp
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(6, 4)).astype("float32")
 Y = rng.normal(size=(6, 1)).astype("float32")
-
-
-def in_framework(name: str) -> Callable[[Any], Any]:
-    return lambda test: pytest.mark.needs(name)(pytest.mark.xdist_group(name)(test))
-
-
-@pytest.fixture(params=["nd", "np"])
-def mx(request: pytest.FixtureRequest) -> Any:
-    """MXNet with its older arrays, and again with its numpy arrays."""
-    if request.param == "np":
-        request.getfixturevalue("mx_np")
-    from multiparam_mxnet.load import load
-
-    return load()
-
-
-@pytest.fixture(params=["keras", pytest.param("tf_keras", marks=pytest.mark.needs("tf_keras"))])
-def lib(request: pytest.FixtureRequest) -> Any:
-    """Either generation of Keras."""
-    return pytest.importorskip(request.param)
 
 
 # -- one small model in every flavour: linear 4 -> 3, then 3 -> 1

@@ -9,6 +9,7 @@ from typing import Any
 from flax import nnx
 
 from multiparam import layouts
+from multiparam.identity import Storages
 from multiparam.protocol import Host, Run, Slot
 
 from .arrays import LAYERS, ArrayStorage, OptaxOptimizer, compiled_step, leaves_of, scope
@@ -43,19 +44,12 @@ class NnxHost(Host):
         self._like = (
             like  # the slots in the order first seen: nnx.clone and nnx.jit put a module's attributes in another
         )
-        self._storages: dict[int, VariableStorage] = {}
-
-    def _storage(self, variable: Any) -> VariableStorage:
-        known = self._storages.get(id(variable))
-        if known is None:
-            known = self._storages[id(variable)] = VariableStorage(variable)
-        return known
+        self._storages: Storages[VariableStorage] = Storages()
 
     def slots(self) -> list[Slot]:
         found: list[Slot] = []
         self._walk(self.native, (), (), found, ())
-        alive = {id(slot.storage.native) for slot in found}
-        self._storages = {key: storage for key, storage in self._storages.items() if key in alive}
+        self._storages.keep(found)
         mine = {slot.path: slot for slot in found}
         if self._like is not None and mine.keys() == {slot.path for slot in self._like}:
             found = [
@@ -74,7 +68,7 @@ class NnxHost(Host):
         kind, own, position = LAYERS.of(type(module)), [], 0
         for name, value in entries(module):
             if isinstance(value, nnx.Variable):
-                storage = self._storage(value)
+                storage = self._storages.of(value, VariableStorage)
                 leaf, layout = LAYERS.canonical(type(module), name, storage.shape or (), leaves_of(module))
                 buffer = not isinstance(value, nnx.Param)
                 own.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer))
@@ -91,7 +85,7 @@ class NnxHost(Host):
                 position += 1
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
-        with self._mode(train), scope({storage.get().dtype for storage in self._storages.values()}):
+        with self._mode(train), scope({storage.get().dtype for storage in self._storages}):
             return self.native(*inputs, **kwargs)
 
     @contextmanager
@@ -115,10 +109,10 @@ class NnxHost(Host):
             owner[int(leaf)] = storage.native
         else:
             setattr(owner, leaf, storage.native)
-        self._storages[id(storage.native)] = storage
+        self._storages.add(storage)
 
     def copy(self, storage: Any) -> VariableStorage:
-        fresh = self._storage(storage.native.copy())
+        fresh = self._storages.of(storage.native.copy(), VariableStorage)
         fresh.trainable = storage.trainable
         return fresh
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from multiparam import layouts, nn
 from multiparam.errors import UnknownShapes, Unrecognised, Unsupported
+from multiparam.identity import Storages
 from multiparam.protocol import Backend, Host, Run, Slot
 
 from .load import load
@@ -112,7 +113,7 @@ class GluonHost(Host):
 
     def __init__(self, native: Any) -> None:
         self.native = native
-        self._storages: dict[int, GluonStorage] = {}
+        self._storages: Storages[GluonStorage] = Storages()
 
     def slots(self) -> list[Slot]:
         found: list[Slot] = []
@@ -124,16 +125,14 @@ class GluonHost(Host):
                 f"Parameter {lost[0]!r} is held by no attribute of its block, so it has no stable name. "
                 "Assign what self.params.get returns to an attribute."
             )
-        self._storages = {key: storage for key, storage in self._storages.items() if key in alive}
+        self._storages.keep(found)
         return found
 
     def _walk(self, block: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
         kind = LAYERS.of(type(block))
         last = CHANNELS_LAST.get(kind) if kind in CHANNELS_LAST and block._kwargs["layout"].endswith("C") else None
         for leaf, parameter in block._reg_params.items():
-            storage = self._storages.get(id(parameter))
-            if storage is None:
-                storage = self._storages[id(parameter)] = GluonStorage(parameter)
+            storage = self._storages.of(parameter, GluonStorage)
             name, layout = LAYERS.canonical(type(block), leaf, parameter.shape or (), last)
             buffer = leaf in RUNNING or isinstance(parameter, gluon.Constant)
             found.append(Slot((*path, name), positions, kind, storage, layout, block, leaf, buffer))
@@ -155,7 +154,7 @@ class GluonHost(Host):
         entries = [(new.name, new) if p is old else (name, p) for name, p in block._params._params.items()]
         block._params._params.clear()
         block._params._params.update(entries)
-        self._storages[id(new)] = storage
+        self._storages.add(storage)
         for each in _blocks(self.native):
             if isinstance(each, gluon.HybridBlock):  # a compiled graph would go on using the old one
                 each._clear_cached_op()
@@ -165,8 +164,7 @@ class GluonHost(Host):
         fresh = gluon.Parameter(f"{old.name}_copy{next(_copies)}", old.grad_req, old.shape, old.dtype)
         fresh.initialize(mx.init.Zero(), ctx=old.list_ctx())
         fresh.set_data(old.data())
-        self._storages[id(fresh)] = GluonStorage(fresh)
-        return self._storages[id(fresh)]
+        return self._storages.of(fresh, GluonStorage)
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
         parameters = [storage.native for storage in storages]

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from multiparam import layouts, nn
 from multiparam.errors import UnknownShapes, Unrecognised, Unsupported
+from multiparam.identity import Storages
 from multiparam.protocol import Backend, Host, Run, Slot
 
 from .build import functional
@@ -143,7 +144,7 @@ class KerasHost(Host):
 
     def __init__(self, native: Any) -> None:
         self.native = native
-        self._storages: dict[int, VariableStorage] = {}
+        self._storages: Storages[VariableStorage] = Storages()
         self._training = "training" in _call_arguments(native)
 
     def slots(self) -> list[Slot]:
@@ -157,16 +158,14 @@ class KerasHost(Host):
                 f"{lost[0].name!r} of the Keras model {self.native.name!r} is held by no attribute of any layer, "
                 "so it has no stable name. Keep its layer, or the variable, in an attribute."
             )
-        self._storages = {key: storage for key, storage in self._storages.items() if key in alive}
+        self._storages.keep(found)
         return found
 
     def _own(self, layer: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
         kind, own, trained = LAYERS.of(type(layer)), [], _lists(layer)[0]
         depthwise = DEPTHWISE if kind == "conv" and hasattr(layer, "depth_multiplier") else None
         for attribute, variable in variables(layer):
-            storage = self._storages.get(id(variable))
-            if storage is None:
-                storage = self._storages[id(variable)] = VariableStorage(variable, layer)
+            storage = self._storages.of(variable, VariableStorage, layer)
             leaf = attribute.lstrip("_")
             name, layout = LAYERS.canonical(type(layer), leaf, tuple(variable.shape), depthwise)
             buffer = not any(variable is v for v in trained)
@@ -201,7 +200,7 @@ class KerasHost(Host):
         layer.__dict__[attribute] = new
         if isinstance(new, tf.__internal__.tracking.Trackable):  # what tf.train.Checkpoint saves
             layer._track_trackable(new, attribute, overwrite=True)
-        self._storages[id(new)] = storage
+        self._storages.add(storage)
         for _, _, model in walk(self.native, (), (), ()):
             for name in ("train_function", "test_function", "predict_function", "train_tf_function"):
                 if getattr(model, name, None) is not None:  # compiled for the old variable
@@ -213,8 +212,7 @@ class KerasHost(Host):
             fresh = keras.Variable(old.numpy(), dtype=old.dtype, trainable=old.trainable, name=old.name)
         else:
             fresh = tf.Variable(old, trainable=old.trainable, name=old.name.partition(":")[0])
-        self._storages[id(fresh)] = VariableStorage(fresh, storage._layer)
-        return self._storages[id(fresh)]
+        return self._storages.of(fresh, VariableStorage, storage._layer)
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
         watched = [storage.variable for storage in storages]
@@ -294,9 +292,10 @@ def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     if not (getattr(layer, "_layers", None) or getattr(layer, "_self_tracked_trackables", None)):
         return
     seen: set[int] = set()
-    for attribute, value in vars(layer).items():
-        if not attribute.startswith("_"):
-            for segments, child in _layers(value):
+    public = {attribute for attribute in vars(layer) if not attribute.startswith("_")}
+    for attribute in vars(layer):
+        if attribute in public:
+            for segments, child in _layers(vars(layer)[attribute]):
                 seen.add(id(child))
                 yield (attribute, *segments), child
     if "Functional" in cls:
@@ -308,7 +307,8 @@ def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             for segments, child in _layers(value):
                 if id(child) not in seen:
                     seen.add(id(child))
-                    yield (attribute.lstrip("_"), *segments), child
+                    bare = attribute.lstrip("_")
+                    yield (attribute if bare in public else bare, *segments), child
 
 
 # Where Keras itself lists a layer's sublayers again; TensorFlow's own lists begin with "_self_".

@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedTensorMixin
 
 from multiparam import nn
 from multiparam.errors import InvalidArgument, Unrecognised
+from multiparam.identity import Storages
 from multiparam.layouts import Layers
 from multiparam.protocol import Backend, Host, Run, Slot
 
@@ -80,7 +81,7 @@ class TorchBuffer(TorchStorage):
 
     __slots__ = ("_name", "_table")
 
-    def __init__(self, table: dict[str, Any], name: str) -> None:
+    def __init__(self, native: torch.Tensor, table: dict[str, Any], name: str) -> None:
         self._table, self._name = table, name
 
     @property
@@ -93,13 +94,12 @@ class TorchHost(Host):
 
     def __init__(self, native: tnn.Module) -> None:
         self.native = native
-        self._storages: dict[int, TorchStorage] = {}  # by id of the tensor, which the storage keeps alive
+        self._storages: Storages[TorchStorage] = Storages()
 
     def slots(self) -> list[Slot]:
         found: list[Slot] = []
         self._walk(self.native, (), (), found)
-        alive = {id(slot.storage) for slot in found}
-        self._storages = {key: storage for key, storage in self._storages.items() if id(storage) in alive}
+        self._storages.keep(found)
         return found
 
     def _walk(self, module: tnn.Module, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
@@ -110,10 +110,9 @@ class TorchHost(Host):
         for table, buffer in ((module._parameters, False), (module._buffers, True)):
             for name, tensor in table.items():
                 if tensor is not None:
-                    storage = storages.get(id(tensor))
-                    if storage is None or storage.native is not tensor:  # a freed tensor's id is used again
-                        storage = TorchBuffer(table, name) if buffer else TorchStorage(tensor)
-                        storages[id(tensor)] = storage
+                    storage = (
+                        storages.of(tensor, TorchBuffer, table, name) if buffer else storages.of(tensor, TorchStorage)
+                    )
                     leaf, layout = LAYERS.canonical(cls, name, tuple(tensor.shape)) if renamed else (name, None)
                     found.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer))
         for position, (name, child) in enumerate(module._modules.items()):
@@ -146,7 +145,7 @@ class TorchHost(Host):
 
     def copy(self, storage: Any) -> TorchStorage:
         fresh = tnn.Parameter(storage.native.detach().clone(), requires_grad=storage.trainable)
-        return self._storages.setdefault(id(fresh), TorchStorage(fresh))
+        return self._storages.of(fresh, TorchStorage)
 
     def gradient(
         self, run: Run, storages: Sequence[Any], train: bool

@@ -1,0 +1,13 @@
+"""Marks for tests of one framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def in_framework(name: str) -> Callable[[Any], Any]:
+    """Skip without the framework, and run beside its other tests, in the worker that has imported it."""
+    return lambda test: pytest.mark.needs(name)(pytest.mark.xdist_group(name)(test))
