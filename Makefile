@@ -34,7 +34,7 @@ $(VENV)/.ready: pyproject.toml constraints/default.txt
 
 .venv-modern/.ready: pyproject.toml constraints/modern.txt
 	$(PYTHON) -m venv .venv-modern
-	.venv-modern/bin/python -m pip install -q -c constraints/modern.txt -e ".[torch,jax,tf_keras,dev]" requests graphviz
+	.venv-modern/bin/python -m pip install -q -c constraints/modern.txt -e ".[torch,jax,keras2,dev]" requests graphviz
 	.venv-modern/bin/python -m pip install -q --no-deps mxnet==1.9.1
 	@touch $@
 

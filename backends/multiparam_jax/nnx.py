@@ -41,9 +41,7 @@ class NnxHost(Host):
 
     def __init__(self, native: Any, like: list[Slot] | None = None) -> None:
         self.native = native
-        self._like = (
-            like  # the slots in the order first seen: nnx.clone and nnx.jit put a module's attributes in another
-        )
+        self._like = like  # the slots in the order first seen, which nnx.clone and nnx.jit do not keep
         self._storages: Storages[VariableStorage] = Storages()
 
     def slots(self) -> list[Slot]:
