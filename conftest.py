@@ -35,8 +35,7 @@ def _asked(config: pytest.Config) -> list[str]:
         named = [os.environ[registry.VARIABLE]]
     for name in named:
         try:
-            if registry.info(name).missing():
-                registry.info(name).load()
+            registry.info(name).require()
         except mp.MultiparamError as error:
             raise pytest.UsageError(str(error)) from None
     return list(named)

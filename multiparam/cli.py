@@ -106,8 +106,7 @@ def _chosen(asked: list[str] | None) -> list[str]:
     asked = asked or ([fallback] if fallback else None)
     try:
         for name in asked or ():
-            if registry.info(name).missing():
-                registry.info(name).load()
+            registry.info(name).require()
     except BackendUnknown as error:
         raise typer.BadParameter(str(error), param_hint="--backend") from None
     installed = [name for name, status in registry.backends().items() if status]

@@ -449,7 +449,8 @@ def wrap(native: Any, *inputs: Any, **options: Any) -> Model:
     """
     known = registry.detect(native)
     adapter = known.load()
-    net = Model(adapter.wrap(native, inputs, **options), known.name, adapter)
+    host = adapter.wrap(native, tuple(_example(adapter, x) for x in inputs), **options)
+    net = Model(host, known.name, adapter)
     unknown = [
         name for name, slot in zip(net._table.names, net._table.slots, strict=True) if slot.storage.shape is None
     ]
@@ -459,6 +460,13 @@ def wrap(native: Any, *inputs: Any, **options: Any) -> Model:
             f"before the first forward pass. {UNKNOWN_CURE}"
         )
     return net
+
+
+def _example(adapter: Backend, x: Any) -> Any:
+    """An example input as the framework's array; numpy's default float64 as float32, which models start in."""
+    if not isinstance(x, np.ndarray):
+        return x
+    return adapter.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
 
 
 def build(spec: Any, *inputs: Any, backend: str | None = None, seed: int = 0, dtype: str = "float32") -> Model:

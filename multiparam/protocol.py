@@ -136,7 +136,7 @@ class Backend(Protocol):
     """What the framework cannot do: name -> reason. The tests turn these into strict xfails."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...], **options: Any) -> Host:
-        """A host for a user's model; ``inputs`` let lazily made shapes be inferred."""
+        """A host for a user's model; ``inputs``, the framework's arrays, let lazily made shapes be inferred."""
 
     def build(self, plan: Plan, dtype: str) -> Host:
         """Real native layers for an architecture whose shapes are known."""

@@ -72,16 +72,20 @@ class BackendInfo:
         except PackageNotFoundError:
             return "unknown version"
 
-    def load(self) -> Backend:
-        """The backend itself; its framework is imported here. Raises :class:`BackendMissing`."""
+    def require(self) -> None:
+        """Raise :class:`BackendMissing` where the backend cannot be loaded for want of something; imports nothing."""
         if self.broken is not None:
             raise BackendMissing(f"Backend {self.name!r} does not register: {self.broken!r}") from self.broken
+        missing = self.missing()
+        if missing:
+            raise BackendMissing(
+                f"Backend {self.name!r} is not installed ({', '.join(missing)} not found). Try: {self.install}"
+            )
+
+    def load(self) -> Backend:
+        """The backend itself; its framework is imported here. Raises :class:`BackendMissing`."""
         if self._backend is None:
-            missing = self.missing()
-            if missing:
-                raise BackendMissing(
-                    f"Backend {self.name!r} is not installed ({', '.join(missing)} not found). Try: {self.install}"
-                )
+            self.require()
             from importlib import import_module
 
             module, _, attribute = self.adapter.partition(":")
@@ -173,9 +177,7 @@ class use:
 
     def __init__(self, name: str) -> None:
         global _default
-        missing = info(name).missing()
-        if missing:
-            info(name).load()
+        info(name).require()
         self.name = name
         self._before, _default = _default, name
 

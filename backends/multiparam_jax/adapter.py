@@ -27,7 +27,7 @@ class JaxBackend(Backend):
 
     def wrap(self, native: Any, inputs: tuple[Any, ...], variables: Any = None, seed: int = 0) -> Host:
         if isinstance(native, flax_linen.Module):
-            return host_for(native, tuple(map(self._input, inputs)), variables, seed)
+            return host_for(native, inputs, variables, seed)
         if isinstance(native, flax_nnx.Module):
             return NnxHost(native)
         raise Unrecognised(f"mp.wrap takes a linen or an NNX module, not {type(native).__qualname__}.")
@@ -36,11 +36,6 @@ class JaxBackend(Backend):
         module = chain(plan, dtype)
         x = np.zeros((2, *plan.input), plan.dtype)
         return host_for(module, (x,), zeros(module, x, dtype), 0)
-
-    def _input(self, x: Any) -> Any:
-        if isinstance(x, np.ndarray):
-            return from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
-        return x
 
     def to_numpy(self, array: Any) -> np.ndarray:
         if isinstance(array, flax_nnx.Variable):

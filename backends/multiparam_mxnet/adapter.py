@@ -341,7 +341,7 @@ class MxnetBackend(Backend):
             raise UnknownShapes(f"Parameter {cold[0]!r} is not initialised. Call net.initialize() before mp.wrap(net).")
         if inputs and any(p._data is None for p in parameters):
             with autograd.pause():
-                native(*[self._input(x) for x in inputs])
+                native(*inputs)
         return host
 
     def build(self, plan: nn.Plan, dtype: str) -> GluonHost:
@@ -352,11 +352,6 @@ class MxnetBackend(Backend):
         native.initialize(mx.init.Zero())  # MXNet's random ones fail for float64; the core fills everything
         native.hybridize()
         return GluonHost(native)
-
-    def _input(self, x: Any) -> Any:
-        if isinstance(x, np.ndarray):
-            return self.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
-        return x
 
     def to_numpy(self, array: Any) -> np.ndarray:
         if isinstance(array, gluon.Parameter):

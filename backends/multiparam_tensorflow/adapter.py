@@ -90,10 +90,6 @@ def is_layer(obj: Any) -> bool:
     return is_layer_class(type(obj))
 
 
-def is_variable(obj: Any) -> bool:
-    return isinstance(obj, (keras.Variable, tf.Variable))
-
-
 class VariableStorage:
     """A Keras 3 Variable, or tf_keras' tf.Variable."""
 
@@ -371,18 +367,13 @@ class TensorflowBackend(Backend):
                     f"The Keras model {native.name!r} is not built, so it has no parameters yet. "
                     "Pass example inputs, mp.wrap(net, X), or call it once."
                 )
-            native(*[self._input(x) for x in inputs])
+            native(*inputs)
         return KerasHost(native)
 
     def build(self, plan: nn.Plan, dtype: str) -> KerasHost:
         model, places = functional(plan, dtype)
         _built[model] = places
         return KerasHost(model)
-
-    def _input(self, x: Any) -> Any:
-        if isinstance(x, np.ndarray):
-            return self.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
-        return x
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(tf.convert_to_tensor(array).numpy())

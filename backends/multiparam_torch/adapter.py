@@ -137,7 +137,7 @@ class TorchHost(Host):
     def infer(self, inputs: tuple[Any, ...]) -> None:
         """Let lazy modules see an input; nothing else changes."""
         with torch.no_grad():
-            self._in_mode(False, lambda: self.native(*[_tensor(x) for x in inputs]))
+            self._in_mode(False, lambda: self.native(*inputs))
 
     def bind(self, slots: Sequence[Slot], storage: Any) -> None:
         slot = slots[0]
@@ -273,12 +273,6 @@ def from_numpy(array: np.ndarray) -> torch.Tensor:
     if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = np.array(array)
     return torch.from_numpy(array)
-
-
-def _tensor(x: Any) -> Any:
-    if isinstance(x, np.ndarray):
-        return from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x).clone()
-    return x
 
 
 class Residual(tnn.Module):
