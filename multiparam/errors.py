@@ -38,6 +38,18 @@ class TieError(MultiparamError, ValueError):
     """A tie or untie that cannot be made."""
 
 
+class StateError(MultiparamError, ValueError):
+    """A state that does not fit a model; lists all that is missing, unexpected or misshapen."""
+
+
+class FileError(MultiparamError, ValueError):
+    """A file that is not what it should be: truncated, changed, of an unknown format."""
+
+
+class TransferError(MultiparamError, ValueError):
+    """A transfer whose plan is not complete, or has guesses that nobody accepted."""
+
+
 class InvalidArgument(MultiparamError, ValueError):
     """An option, a name or a combination that has no meaning."""
 
@@ -48,6 +60,10 @@ class WrongType(MultiparamError, TypeError):
 
 class BackendMissing(MultiparamError, ImportError):
     """A backend that is not installed, or whose installation is broken."""
+
+
+class PackageMissing(MultiparamError, ImportError):
+    """A package that one file format or dtype needs, and that is not installed."""
 
 
 class BackendUnknown(MultiparamError, ValueError):

@@ -12,13 +12,16 @@ import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .errors import BackendMissing, BackendUnknown, Unrecognised
 from .paths import did_you_mean
 
 if TYPE_CHECKING:
-    from .protocol import Backend
+    from pathlib import Path
+
+    from .protocol import Array, Backend
 
 GROUP = "multiparam.backends"
 VARIABLE = "MULTIPARAM_BACKEND"
@@ -32,6 +35,8 @@ class BackendInfo:
     ``requires``: importable modules it cannot do without; the first one's distribution gives the version.
     ``adapter``: ``"package.module:Class"`` of its :class:`~multiparam.protocol.Backend`.
     ``install``: the pip line to show when something is missing.
+    ``reads``: suffix of a weight file -> ``"package.module:function"`` that reads one, path -> (name -> array). Such a
+    function should import the framework only where the format needs it.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class BackendInfo:
         requires: tuple[str, ...],
         adapter: str,
         install: str,
+        reads: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.recognises = recognises
@@ -50,6 +56,7 @@ class BackendInfo:
         self.requires = requires
         self.adapter = adapter
         self.install = install
+        self.reads = reads
         self.broken: Exception | None = None
         self._backend: Backend | None = None
 
@@ -96,6 +103,19 @@ class BackendInfo:
                     f"Backend {self.name!r} is installed but does not import: {type(error).__name__}: {error}"
                 ) from error
         return self._backend
+
+    def read(self, path: Path) -> Mapping[str, Array]:
+        """The arrays of a weight file of one of the suffixes in ``reads``. Raises :class:`BackendMissing`."""
+        from importlib import import_module
+
+        module, _, attribute = self.reads[path.suffix].partition(":")
+        try:
+            function = getattr(import_module(module), attribute)
+        except ImportError as error:
+            self.require()
+            raise BackendMissing(f"{module!r}, which reads {path.suffix} files, does not import: {error}") from error
+        found: Mapping[str, Array] = function(path)
+        return found
 
     def __repr__(self) -> str:
         return f"<backend {self.name!r}: {self.version() or 'not installed'}>"
@@ -207,6 +227,15 @@ def selected(explicit: str | None = None) -> str:
         f"Several backends are installed ({', '.join(installed)}) and none is selected. "
         f"Say mp.use({installed[0]!r}), pass backend=, or set {VARIABLE}."
     )
+
+
+def readers() -> dict[str, BackendInfo]:
+    """suffix -> the backend that reads weight files ending so; the first registered, where several do."""
+    found: dict[str, BackendInfo] = {}
+    for known in registered().values():
+        for suffix in known.reads:
+            found.setdefault(suffix, known)
+    return found
 
 
 def detect(obj: Any) -> BackendInfo:

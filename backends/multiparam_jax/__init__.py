@@ -9,4 +9,5 @@ backend = BackendInfo(
     requires=("jax", "flax", "optax"),
     adapter="multiparam_jax.adapter:JaxBackend",
     install='pip install "multiparam[jax]"',
+    reads={".msgpack": "multiparam_jax.files:read"},
 )

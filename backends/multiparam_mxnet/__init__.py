@@ -9,4 +9,5 @@ backend = BackendInfo(
     requires=("mxnet",),
     adapter="multiparam_mxnet.adapter:MxnetBackend",
     install='pip install "multiparam[mxnet]"',
+    reads={".params": "multiparam_mxnet.files:read"},
 )

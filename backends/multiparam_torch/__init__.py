@@ -9,4 +9,5 @@ backend = BackendInfo(
     requires=("torch",),
     adapter="multiparam_torch.adapter:TorchBackend",
     install='pip install "multiparam[torch]"',
+    reads=dict.fromkeys((".pt", ".pth", ".bin"), "multiparam_torch.files:read"),
 )
