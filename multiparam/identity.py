@@ -1,8 +1,9 @@
-"""One storage per native object, the same at each look: what an adapter's ``slots()`` needs."""
+"""One storage per native object, the same at each look, and the names of layers: what adapters need to walk models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from .protocol import Slot
@@ -42,3 +43,65 @@ class Storages(Generic[S]):
 
     def __iter__(self) -> Iterator[S]:
         return iter(self._known.values())
+
+
+class Names:
+    """The names of layers by identity; one that is used at several positions has several, given out in turn.
+
+    >>> layer = object()
+    >>> names = Names([("0", layer), ("2", layer)])
+    >>> names.next(layer), names.next(layer), names.next(layer)
+    ('0', '2', '0')
+    """
+
+    def __init__(self, layers: Iterable[tuple[str, Any]]) -> None:
+        self._names: dict[int, list[str]] = {}
+        kept: dict[int, Any] = {}
+        for name, layer in layers:
+            self._names.setdefault(id(layer), []).append(name)
+            kept[id(layer)] = layer
+        self.layers = list(kept.values())
+        self._count: dict[int, int] = {}
+
+    def __contains__(self, layer: object) -> bool:
+        return id(layer) in self._names
+
+    def next(self, layer: Any) -> str:
+        """The name of the layer's next use."""
+        names, at = self._names[id(layer)], self._count.get(id(layer), 0)
+        self._count[id(layer)] = at + 1
+        return names[at % len(names)]
+
+
+@contextmanager
+def watched(names: Names, found: list[tuple[str, Any]]) -> Iterator[None]:
+    """Where layers call hooks of no kind: their classes' ``__call__`` notes what those in ``names`` return."""
+    inside: set[int] = set()
+
+    def watching(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if self not in names or id(self) in inside:  # inside: the call of a base class
+                return original(self, *args, **kwargs)
+            inside.add(id(self))
+            try:
+                output = original(self, *args, **kwargs)
+            finally:
+                inside.discard(id(self))
+            found.append((names.next(self), output))
+            return output
+
+        return call
+
+    classes = {type(layer) for layer in names.layers}
+    before = {cls: vars(cls).get("__call__") for cls in classes}
+    originals = {cls: cls.__call__ for cls in classes}
+    try:
+        for cls in classes:
+            cls.__call__ = watching(originals[cls])
+        yield
+    finally:
+        for cls, own in before.items():
+            if own is None:
+                del cls.__call__
+            else:
+                cls.__call__ = own

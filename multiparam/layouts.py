@@ -9,9 +9,12 @@ Source of names and layouts: the ``Variables`` sections of the torch.nn document
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Union
+from typing import Any, Generic, TypeVar, Union
+
+import numpy as np
 
 from .errors import InvalidArgument
 
@@ -25,6 +28,7 @@ KINDS: dict[str, Mapping[str, str]] = {
     "layernorm": {"weight": "*", "bias": "*"},
     "rmsnorm": {"weight": "*"},
     "groupnorm": {"weight": "C", "bias": "C"},
+    "groupnorm_by_group": {"weight": "G", "bias": "G"},  # MXNet's, which scales each group as a whole
     "instancenorm": {
         "weight": "C",
         "bias": "C",
@@ -41,14 +45,36 @@ KINDS: dict[str, Mapping[str, str]] = {
     },
 }
 
+# Recurrent layers: the gates' rows of each weight stand one below the other, in the order that is PyTorch's too:
+# LSTM i f g o, GRU r z n. A layer's leaves carry its number and direction, as in "weight_ih_l0_reverse". A framework
+# with one bias has no bias_hh; "bias_hn" is the one recurrent bias that Flax's GRU keeps, that of its n.
+RECURRENT = {"weight_ih": "OI", "weight_hh": "OI", "weight_hr": "OI", "bias_ih": "O", "bias_hh": "O", "bias_hn": "O"}
+KINDS.update(dict.fromkeys(("rnn_cell", "lstm_cell", "gru_cell", "rnn", "lstm", "gru"), RECURRENT))
+STACKED = re.compile(r"(\w+)_l(\d+)(_reverse)?")
+# A GRU whose reset gate acts before the recurrent product: another function, which PyTorch has not.
+KINDS.update({"gru_before_cell": RECURRENT, "gru_before": RECURRENT})
+GATED: dict[str, Any] = {"activation": lambda cell: "tanh", "recurrent_activation": lambda cell: "sigmoid"}
+# Queries, keys and values are packed where their shapes are one, as PyTorch does; its out_proj is a linear layer.
+KINDS["attention"] = {
+    "in_proj_weight": "OI",
+    "q_proj_weight": "OI",
+    "k_proj_weight": "OI",
+    "v_proj_weight": "OI",
+    "in_proj_bias": "O",
+    "q_proj_bias": "O",
+    "k_proj_bias": "O",
+    "v_proj_bias": "O",
+}
+
 # Leaves only some frameworks keep: a count that no output depends on.
 BOOKKEEPING = frozenset({"num_batches_tracked"})
 
 
 class Layout:
-    """How a native array shows in canonical form: transposes, reshapes and flips, exact in both directions.
+    """How a native array shows in canonical form: steps that move numbers, exact in both directions.
 
-    A step is ``("transpose", axes)``, ``("flip", axes)`` or ``("reshape", before, after)``.
+    A step is ``("transpose", axes)``, ``("flip", axes)``, ``("reshape", before, after)``, or ``("reorder", order)``
+    along the first axis.
 
     >>> depthwise = Layout(("transpose", (2, 3, 0, 1)), ("reshape", (4, 2, 3, 5), (8, 1, 3, 5)))
     >>> depthwise.shape((3, 5, 4, 2))
@@ -58,10 +84,11 @@ class Layout:
     True
     """
 
-    __slots__ = ("steps",)
+    __slots__ = ("steps", "_inverse")
 
     def __init__(self, *steps: tuple[Any, ...]) -> None:
         self.steps = steps
+        self._inverse: Layout | None = None
 
     def shape(self, native: tuple[int, ...]) -> tuple[int, ...]:
         """The canonical shape of a native one."""
@@ -75,15 +102,23 @@ class Layout:
     def apply(self, array: Any, ops: Any) -> Any:
         """Canonical from native; ``ops`` is numpy or a backend."""
         for step in self.steps:
-            array = getattr(ops, step[0])(array, step[-1])
+            array = _numpy[step[0]](array, step[-1]) if ops is np else getattr(ops, step[0])(array, step[-1])
         return array
 
     def undo(self, array: Any, ops: Any) -> Any:
         """Native from canonical."""
-        for step in reversed(self.steps):
-            back = inverse(step[1]) if step[0] == "transpose" else step[1]
-            array = getattr(ops, step[0])(array, back)
-        return array
+        return self.inverse.apply(array, ops)
+
+    @property
+    def inverse(self) -> Layout:
+        """The way back.
+
+        >>> Layout(("transpose", (2, 0, 1)), ("flip", (0,))).inverse
+        Layout(('flip', (0,)), ('transpose', (1, 2, 0)))
+        """
+        if self._inverse is None:
+            self._inverse = Layout(*(_back(step) for step in reversed(self.steps)))
+        return self._inverse
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Layout) and self.steps == other.steps
@@ -93,6 +128,62 @@ class Layout:
 
     def __repr__(self) -> str:
         return f"Layout({', '.join(map(repr, self.steps))})"
+
+
+_numpy: Mapping[str, Callable[[Any, Any], Any]] = {
+    "transpose": np.transpose,
+    "flip": np.flip,
+    "reshape": np.reshape,
+    "reorder": lambda array, order: array[list(order)],
+}
+TRANSPOSED = Layout(("transpose", (1, 0)))
+
+
+def _back(step: tuple[Any, ...]) -> tuple[Any, ...]:
+    if step[0] == "reshape":
+        return ("reshape", step[2], step[1])
+    return step if step[0] == "flip" else (step[0], inverse(step[1]))
+
+
+def join(*layouts: Layout | None) -> Layout | None:
+    """One layout after another, with what undoes itself left out; None where nothing moves.
+
+    >>> join(TRANSPOSED, TRANSPOSED) is None
+    True
+    >>> join(Layout(("transpose", (1, 2, 0))), None, Layout(("transpose", (1, 2, 0))))
+    Layout(('transpose', (2, 0, 1)))
+    """
+    present = [layout for layout in layouts if layout is not None]
+    if len(present) < 2:
+        return present[0] if present else None
+    steps: list[tuple[Any, ...]] = []
+    for step in (step for layout in present for step in layout.steps):
+        merged = _merge(steps[-1], step) if steps else step
+        if merged is None:
+            steps.append(step)
+            continue
+        if steps:
+            steps.pop()
+        if not _idle(merged):
+            steps.append(merged)
+    return Layout(*steps) if steps else None
+
+
+def _merge(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Two steps of one sort as one."""
+    if first[0] != second[0]:
+        return None
+    if first[0] == "reshape":
+        return ("reshape", first[1], second[2])
+    if first[0] == "flip":
+        return ("flip", tuple(sorted(set(first[1]) ^ set(second[1]))))
+    return (first[0], tuple(first[1][i] for i in second[1]))
+
+
+def _idle(step: tuple[Any, ...]) -> bool:
+    if step[0] == "reshape":
+        return bool(step[1] == step[2])
+    return not step[1] if step[0] == "flip" else step[1] == tuple(range(len(step[1])))
 
 
 # What an adapter writes down, per kind: native leaf -> (canonical leaf, native layout). The layout is a text in the
@@ -126,9 +217,18 @@ def axes(native: str, canonical: str, ndim: int) -> tuple[int, ...] | None:
 
 @cache
 def rank(kind: str, leaf: str) -> int:
-    """The place of a leaf in its kind's order; leaves a kind does not name come last."""
-    leaves = list(KINDS.get(kind, ()))
-    return leaves.index(leaf) if leaf in leaves else len(leaves)
+    """The place of a leaf in its kind's order, a stacked layer's after the other's; unknown leaves come last.
+
+    >>> [rank("lstm", leaf) for leaf in ("weight_ih_l0", "weight_hh_l0", "weight_ih_l0_reverse", "weight_ih_l1")]
+    [0, 1, 100, 200]
+    """
+    form = KINDS.get(kind)
+    stacked = STACKED.fullmatch(leaf) if form is RECURRENT else None
+    bare = stacked[1] if stacked else leaf
+    if form is None or bare not in form:
+        return 10**6
+    before = 2 * int(stacked[2]) + bool(stacked[3]) if stacked else 0
+    return 100 * before + list(form).index(bare)
 
 
 @cache
@@ -138,15 +238,47 @@ def permutation(native: str, canonical: str, ndim: int) -> Layout | None:
     return None if order is None else Layout(("transpose", order))
 
 
+T = TypeVar("T")
+
+
+class ByClass(Generic[T]):
+    """What is said of a class, or of its nearest base. A class is given itself, or as ``"root.Name"`` where its package
+    need not be imported.
+
+    >>> ByClass({dict: "a mapping", "builtins.int": "a number"}).of(bool)
+    'a number'
+    """
+
+    def __init__(self, table: Mapping[Any, T]) -> None:
+        self._table = dict(table)
+        self._known: dict[type, T | None] = {}
+
+    def of(self, cls: type) -> T | None:
+        """None where nothing is said."""
+        if cls not in self._known:
+            self._known[cls] = next((said for said in map(self.exact, cls.__mro__) if said is not None), None)
+        return self._known[cls]
+
+    def exact(self, cls: type) -> T | None:
+        """What is said of this very class."""
+        said = self._table.get(cls)
+        return self._table.get(f"{cls.__module__.partition('.')[0]}.{cls.__name__}") if said is None else said
+
+
 class Layers:
     """The layers an adapter knows: class -> kind, and how each kind's leaves are called and laid out natively.
 
-    A class is given itself, or as ``"root.Name"`` where its package need not be imported; a subclass is of its
-    nearest known base's kind. What users add with :func:`register_layer` comes first.
+    A subclass is of its nearest known base's kind. What users add with :func:`register_layer` comes first.
     """
 
-    def __init__(self, kinds: Mapping[Any, str], leaves: Leaves) -> None:
-        self._kinds = dict(kinds)
+    def __init__(
+        self,
+        kinds: Mapping[Any, str],
+        leaves: Leaves,
+        options: Mapping[str, Mapping[str, str | Callable[[Any], Any]]] | None = None,
+    ) -> None:
+        self._options = options or {}
+        self._kinds = ByClass(kinds)
         self._leaves = leaves
         self._known: dict[type, tuple[str, LeafNames]] = {}
         _tables.append(self)
@@ -159,6 +291,11 @@ class Layers:
         """What is known of the leaves of a class; empty where they are canonical already."""
         return self._look_up(cls)[1]
 
+    def options(self, layer: Any) -> dict[str, Any]:
+        """What a layer's weights do not carry, in PyTorch's words: attributes of it, or what functions of it say."""
+        asked = self._options.get(self.of(type(layer)), {})
+        return {name: getattr(layer, of) if isinstance(of, str) else of(layer) for name, of in asked.items()}
+
     def _look_up(self, cls: type) -> tuple[str, LeafNames]:
         found = self._known.get(cls)
         if found is None:
@@ -169,7 +306,7 @@ class Layers:
         for base in cls.__mro__:
             if base in _registered:
                 return _registered[base]
-            kind = self._kinds.get(base) or self._kinds.get(f"{base.__module__.partition('.')[0]}.{base.__name__}")
+            kind = self._kinds.exact(base)
             if kind is not None:
                 return kind, self._leaves.get(kind, {})
         return cls.__name__, {}
@@ -189,6 +326,53 @@ class Layers:
         if not isinstance(layout, str):
             return name, layout(shape)
         return name, permutation(layout, KINDS[kind][name], len(shape))
+
+
+def sizes(value: Any, n: int) -> tuple[int, ...]:
+    """One number for all ``n`` axes, or one each; nothing at all is 1.
+
+    >>> sizes(3, 2), sizes(None, 1), sizes([1, 2], 2)
+    ((3, 3), (1,), (1, 2))
+    """
+    if value is None or isinstance(value, int):
+        return (1 if value is None else value,) * n
+    return tuple(int(v) for v in value)
+
+
+def padding(given: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Any:
+    """A convolution's padding as PyTorch says it, one number an axis, where it is symmetric.
+
+    ``SAME`` pads for outputs of size input / stride: where the stride is 1 and the kernel odd, that is symmetric, and
+    elsewhere it is no padding that PyTorch has. Source: the TensorFlow guide's notes on padding.
+
+    >>> padding("SAME", (3,), (1,), (1,)), padding("valid", (3, 3), (2, 2), (1, 1)), padding("SAME", (3,), (2,), (1,))
+    ((1,), (0, 0), 'same')
+    >>> padding([(0, 1), (2, 2)], (3, 3), (1, 1), (1, 1))
+    ((0, 1), (2, 2))
+    """
+    if isinstance(given, str):
+        text = given.lower()
+        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        if text == "valid":
+            return (0,) * len(kernel)
+        if text == "same" and set(stride) == {1} and not any(t % 2 for t in total):
+            return tuple(t // 2 for t in total)
+        return text
+    if isinstance(given, int):
+        return (given,) * len(kernel)
+    pairs = [(p, p) if isinstance(p, int) else tuple(p) for p in given]
+    if all(low == high for low, high in pairs):
+        return tuple(int(low) for low, _ in pairs)
+    return tuple(pairs)
+
+
+def old_to_new(momentum: float) -> float:
+    """PyTorch's momentum of running statistics, the weight of the new batch, from the weight of the old.
+
+    >>> old_to_new(0.99)
+    0.01
+    """
+    return round(1 - float(momentum), 12)
 
 
 _tables: list[Layers] = []

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from . import initializers, paths, registry
+from . import initializers, paths, registry, ties
 from .errors import (
     InvalidArgument,
     MultiparamWarning,
     ParameterNotFound,
     ShapeError,
-    TieError,
     UnknownShapes,
     UnsupportedAttribute,
 )
+from .packed import Packed, bases, pack
 from .parameter import UNKNOWN_CURE, Group, Parameter, _numpy_dtype
 from .protocol import Array, Backend, Host, NativeOptimizer, Slot, Storage
 
@@ -26,8 +26,8 @@ from .protocol import Array, Backend, Host, NativeOptimizer, Slot, Storage
 class Table:
     """A model's slots grouped by storage, with the look-ups every access needs. Made once per wrap or tie."""
 
-    def __init__(self, slots: list[Slot]) -> None:
-        self.slots = slots
+    def __init__(self, slots: list[Slot], adapter: Backend, packed: dict[Any, Packed]) -> None:
+        self.slots = slots = pack(slots, adapter, packed)
         self.names: list[str] = []
         self.by_name: dict[str, int] = {}
         self.first: dict[int, int] = {}  # id of a storage -> its first slot
@@ -57,8 +57,17 @@ class Table:
         return self._names[id(storage)]
 
     def storages(self) -> list[Storage]:
-        """Each storage of a parameter once, in definition order."""
-        return [self.slots[i].storage for i in self.first.values() if not self.slots[i].buffer]
+        """Each native array of a parameter once, in definition order."""
+        chosen = (self.slots[i].storage for i in self.first.values() if not self.slots[i].buffer)
+        return list(dict.fromkeys(base for storage in chosen for base in bases(storage)))
+
+    def view(self, index: int) -> int:
+        """The first slot that shows the same storage in the same layout."""
+        slot = self.slots[index]
+        first = self.first[id(slot.storage)]
+        if self.slots[first].layout == slot.layout:
+            return first
+        return next(i for i, s in enumerate(self.slots) if s.storage is slot.storage and s.layout == slot.layout)
 
 
 class Model(Group):
@@ -84,7 +93,9 @@ class Model(Group):
         self._train = False
         self._cache: dict[int, Parameter] = {}
         self._listed: dict[tuple[bool, bool], Mapping[str, Parameter]] = {}
-        self._table = Table(host.slots())
+        self._packed: dict[Any, Packed] = {}
+        self._table = Table(host.slots(), adapter, self._packed)
+        self._known_ties = ties.known(self)
 
     @property
     def _net(self) -> Model:
@@ -92,18 +103,36 @@ class Model(Group):
 
     @property
     def native(self) -> Any:
-        """The untouched framework model."""
+        """The untouched framework model.
+
+        Settable to another object of the same architecture, such as a reloaded one: names and known ties stay, see
+        :meth:`check`. Raises InvalidArgument when its parameters have other names or shapes.
+        """
         return self._host.native
+
+    @native.setter
+    def native(self, native: Any) -> None:
+        host = self.adapter.wrap(native, ())
+        ties.same_architecture(self._table, self._read(host, self._table.names))
+        self._host, known = host, self._known_ties
+        self._changed(slots=True)
+        self._known_ties = known
 
     @property
     def variables(self) -> Any:
         """The plain pytree of a framework that keeps parameters apart from the model, ties expanded.
 
-        Raises UnsupportedAttribute for one that keeps them inside: take them from ``native`` there.
+        Settable to one of the same structure, as native code gives it back; copies of a tied array must still be
+        equal. Raises UnsupportedAttribute for one that keeps them inside: take them from ``native`` there.
         """
         if not hasattr(self._host, "variables"):
             raise UnsupportedAttribute(f"{self.backend} keeps the parameters in the model itself: use net.native.")
         return self._host.variables
+
+    @variables.setter
+    def variables(self, tree: Any) -> None:
+        self.variables  # noqa: B018  # raises where there are none
+        self._host.variables = tree  # type: ignore[attr-defined]
 
     # -- running
 
@@ -114,6 +143,17 @@ class Model(Group):
         """
         mode = self._train if train is None else train
         return self._host.call(tuple(self.native_array(x) for x in inputs), kwargs, mode)
+
+    def activations(self, *inputs: Any) -> list[tuple[str, Any]]:
+        """What each layer with parameters gives in a forward pass in evaluation: (name, output), in order of execution.
+
+        A layer used several times is there as often, under the name of each use.
+
+            >>> net = mp.build(mp.nn.Sequential(mp.nn.Linear(2), mp.nn.ReLU()), np.ones((1, 3)), backend="torch")
+            >>> [(name, tuple(output.shape)) for name, output in net.activations(np.ones((4, 3)))]
+            [('0', (4, 2))]
+        """
+        return self._host.activations(tuple(self.native_array(x) for x in inputs))
 
     def native_array(self, array: Any) -> Array:
         """numpy as the framework's array (floats in the model's dtype); anything else untouched."""
@@ -146,8 +186,7 @@ class Model(Group):
         return super().__getitem__(key)
 
     def _parameter(self, index: int) -> Parameter:
-        table = self._table
-        index = table.first[id(table.slots[index].storage)]
+        index = self._table.view(index)
         found = self._cache.get(index)
         if found is None:
             found = self._cache[index] = Parameter(self, index)
@@ -169,42 +208,48 @@ class Model(Group):
         """Everything compiled for this model is stale; with ``slots``, so is the table."""
         self._version += 1
         if slots:
-            self._table = Table(self._host.slots())
+            self._table = self._read(self._host, self._table.names)
             self._listed.clear()
+            self._known_ties = ties.known(self)
+
+    def _read(self, host: Host, names: list[str]) -> Table:
+        """A host's table, in the order of ``names`` where those are its names: a copy may list its own otherwise."""
+        table = Table(host.slots(), self.adapter, self._packed)
+        if table.names == names or set(table.names) != set(names):
+            return table
+        return Table([table.slots[table.by_name[name]] for name in names], self.adapter, {})
 
     # -- ties
 
-    def ties(self) -> list[tuple[str, ...]]:
-        """The groups of names that share one storage, in definition order."""
+    def ties(self, *, repair: bool = False) -> list[tuple[str, ...]]:
+        """The groups of names that share one storage, in definition order.
+
+        With ``repair``, those that :meth:`check` finds broken are tied again first, to the first of their names.
+        """
+        if repair:
+            ties.repair(self)
         groups = (self._table.names_of(storage) for storage in self._storages())
         return [names for names in groups if len(names) > 1]
 
     def _storages(self) -> list[Storage]:
         return [self._table.slots[i].storage for i in self._table.first.values()]
 
-    def tie(self, target: str, source: str) -> Parameter:
+    def tie(self, target: str, source: str, *, transpose: bool = False) -> Parameter:
         """Make ``target`` use ``source``'s storage from now on; ``target``'s own values are dropped.
 
+        With ``transpose``, ``target`` is the transpose of ``source``, as a decoder's weight is of its encoder's. It
+        stays a Parameter of its own shape, with the storage and all names in common. Where only the framework's own
+        layouts differ, as Flax' and Keras' of an embedding and an output layer, nothing need be said.
+
         A layer used at several positions has one place for its weight, so tying one of its names ties them all.
-        Raises ParameterNotFound, ShapeError, DtypeError or TieError; the model is then unchanged.
+        Raises ParameterNotFound, ShapeError or TieError; the model is then unchanged.
+
+            >>> layers = mp.nn.Linear(2, bias=False), mp.nn.Linear(3, bias=False)
+            >>> net = mp.build(mp.nn.Sequential(*layers), np.ones((1, 3)), backend="torch")
+            >>> net.tie("1.weight", "0.weight", transpose=True).shape, net.ties()
+            ((3, 2), [('0.weight', '1.weight')])
         """
-        to, of = self._slot(target), self._slot(source)
-        if to.storage is of.storage:
-            return self[source]  # type: ignore[no-any-return]
-        mine, other = self[target], self[source]
-        if to.buffer or of.buffer:
-            raise TieError(f"{target if to.buffer else source!r} is a buffer; only parameters can be tied.")
-        if mine.shape != other.shape:
-            raise ShapeError(f"Cannot tie {target!r} {mine.shape} to {source!r} {other.shape}: the shapes differ.")
-        if mine.dtype != other.dtype:
-            raise TieError(f"Cannot tie {target!r} ({mine.dtype}) to {source!r} ({other.dtype}): the dtypes differ.")
-        if to.layout != of.layout:
-            raise TieError(
-                f"Cannot tie {target!r} to {source!r}: {self.backend} stores them in different layouts "
-                "(one is the other's transpose), which multiparam does not tie yet."
-            )
-        self._host.bind(self._place(to), of.storage)
-        self._changed(slots=True)
+        ties.tie(self, target, source, transpose)
         return self[target]  # type: ignore[no-any-return]
 
     def untie(self, name: str) -> Parameter:
@@ -213,20 +258,25 @@ class Model(Group):
         Raises TieError when it is not tied, or when all its names are one layer used at several positions: one
         layer has one weight.
         """
-        slot = self._slot(name)
-        place = self._place(slot)
-        uses = [s for s in self._table.slots if s.storage is slot.storage]
-        if len(uses) == 1:
-            raise TieError(f"{name!r} is not tied.")
-        if len(uses) == len(place):
-            names = ", ".join(repr(paths.text(s.path)) for s in place)
-            raise TieError(
-                f"{names} are one layer used at {len(place)} positions, which has one weight. "
-                "Make two layers and tie their parameters if you want to untie them later."
-            )
-        self._host.bind(place, self._host.copy(slot.storage))
-        self._changed(slots=True)
-        return self._parameter(self._table.by_name[paths.text(slot.path)])
+        ties.untie(self, name)
+        return self._parameter(self._table.by_name[name])
+
+    def check(self) -> list[tuple[str, ...]]:
+        """Look at the native model again: the known ties it no longer has, each as the names that were one.
+
+        Frameworks lose ties without a word: torch's ``load_state_dict(assign=True)`` puts a tensor in each name's
+        place, and a reloaded or mapped copy, given as ``net.native = copy``, may hold one for each.
+        ``ties(repair=True)`` mends them. Raises Unsupported when the model's parameters are not those wrapped.
+
+            >>> import torch
+            >>> native = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+            >>> net = mp.wrap(native)
+            >>> _ = net.tie("1.weight", "0.weight")
+            >>> _ = native.load_state_dict({k: v.clone() for k, v in native.state_dict().items()}, assign=True)
+            >>> net.check(), net.ties(repair=True), net.check()
+            ([('0.weight', '1.weight')], [('0.weight', '1.weight')], [])
+        """
+        return ties.broken(self)
 
     def _slot(self, name: str) -> Slot:
         index = self._table.by_name.get(name)
@@ -234,9 +284,17 @@ class Model(Group):
             raise ParameterNotFound(f"No parameter {name!r}. {paths.did_you_mean(name, self._table.names)}")
         return self._table.slots[index]
 
-    def _place(self, slot: Slot) -> list[Slot]:
-        """The slots that are one place seen at several positions."""
-        return [s for s in self._table.slots if s.owner is slot.owner and s.leaf == slot.leaf]
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Layer name -> what its weights do not carry (eps, momentum, ...), in PyTorch's words.
+
+        Layers of which the adapter tells nothing are left out.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for slot in self._table.slots:
+            layer = paths.text(slot.path[:-1])
+            if not found.get(layer):
+                found[layer] = dict(self._host.options(slot))
+        return {layer: said for layer, said in found.items() if said}
 
     # -- gradients
 
@@ -259,7 +317,7 @@ class Model(Group):
         """Run an objective with this model looking at ``host``: itself, or one that holds traced values."""
         before = self._host, self._table, self._tracing, self._train
         if host is not self._host:
-            self._host, self._table = host, Table(host.slots())
+            self._host, self._table = host, Table(host.slots(), self.adapter, {})
         self._tracing, self._train = True, train
         try:
             return _scalar(objective(self, *batch))
@@ -287,21 +345,28 @@ def _scalar(loss: Any) -> Any:
 class Gradients(Mapping[str, Array]):
     """name -> gradient in canonical layout, each trainable storage once. Layouts are changed when looked at."""
 
-    def __init__(self, adapter: Backend, slots: Sequence[tuple[str, Slot]], native: Sequence[Array]) -> None:
+    def __init__(
+        self, adapter: Backend, slots: Mapping[str, Slot], where: Mapping[Storage, int], native: Sequence[Array]
+    ) -> None:
         self._adapter = adapter
-        self._entries = {name: (slot, array) for (name, slot), array in zip(slots, native, strict=True)}
+        self._slots = slots
+        self._where = where
+        self._native = native
 
     def __getitem__(self, name: str) -> Array:
-        if name not in self._entries:
-            raise ParameterNotFound(f"No gradient {name!r}. {paths.did_you_mean(name, self._entries)}")
-        slot, array = self._entries[name]
+        slot = self._slots.get(name)
+        if slot is None:
+            raise ParameterNotFound(f"No gradient {name!r}. {paths.did_you_mean(name, self._slots)}")
+        if isinstance(slot.storage, Packed):
+            return slot.storage.gather([self._native[self._where[base]] for base in slot.storage.bases])
+        array = self._native[self._where[slot.storage]]
         return array if slot.layout is None else slot.layout.apply(array, self._adapter)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._slots)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._slots)
 
     def __repr__(self) -> str:
         return f"Gradients({list(self)})"
@@ -315,17 +380,20 @@ class Step:
         self._objective = objective
         self._train = train
         self._version = -1
-        self._slots: list[tuple[str, Slot]] = []
+        self._slots: dict[str, Slot] = {}
+        self._where: dict[Storage, int] = {}
         self._step: Callable[..., tuple[Array, list[Array]]]
 
     def _compile(self) -> None:
         net = self._net
         table = net._table
-        self._slots = [
-            (table.names[i], table.slots[i])
+        self._slots = {
+            table.names[i]: table.slots[i]
             for i in table.first.values()
             if not table.slots[i].buffer and table.slots[i].storage.trainable
-        ]
+        }
+        unique = dict.fromkeys(base for slot in self._slots.values() for base in bases(slot.storage))
+        self._where = {base: i for i, base in enumerate(unique)}
         if not self._slots:
             raise InvalidArgument("No parameter is trainable: there is nothing to differentiate. Say net.unfreeze().")
         objective, train = self._objective, self._train
@@ -333,7 +401,7 @@ class Step:
         def run(host: Host, *batch: Any) -> Any:
             return net._through(host, objective, train, batch)
 
-        self._step = net._host.gradient(run, [slot.storage for _, slot in self._slots], train)
+        self._step = net._host.gradient(run, list(self._where), train)
         self._version = net._version
 
     def __call__(self, *batch: Any) -> tuple[Array, Gradients]:
@@ -341,7 +409,7 @@ class Step:
         if self._version != net._version:
             self._compile()
         loss, native = self._step(*[net.native_array(x) for x in batch])
-        return loss, Gradients(net.adapter, self._slots, native)
+        return loss, Gradients(net.adapter, self._slots, self._where, native)
 
 
 OPTIMIZERS: Mapping[str, Mapping[str, float | bool]] = MappingProxyType(
@@ -407,9 +475,9 @@ class Optimizer:
         """
         native = self._current()
         if grads is None or isinstance(grads, Gradients):
-            pairs = self._own() if grads is None else [(s.storage, a) for s, a in grads._entries.values()]
+            pairs = self._own() if grads is None else list(zip(grads._where, grads._native, strict=True))
         else:
-            pairs = [self._given(name, grad) for name, grad in grads.items()]
+            pairs = self._given(grads)
         pairs = [(storage, grad) for storage, grad in pairs if storage.trainable]
         if not pairs:
             raise InvalidArgument("No trainable parameter has a gradient yet. Run a step of net.value_and_grad first.")
@@ -420,7 +488,26 @@ class Optimizer:
         pairs = ((storage, storage.grad()) for storage in self._storages if storage.trainable)
         return [(storage, grad) for storage, grad in pairs if grad is not None]
 
-    def _given(self, name: str, grad: Any) -> tuple[Storage, Array]:
+    def _given(self, grads: Mapping[str, Any]) -> list[tuple[Storage, Array]]:
+        """Gradients by name as native ones of native arrays."""
+        found: dict[int, tuple[Storage, np.ndarray]] = {}
+        rows: dict[int, set[int]] = {}
+        for name, grad in grads.items():
+            for slot, array in self._checked(name, grad):
+                storage = slot.storage
+                if slot.row is not None:
+                    _, whole = found.get(id(storage), (storage, np.zeros(storage.shape or (), array.dtype)))
+                    whole[slot.row] = array
+                    array = whole
+                    rows.setdefault(id(storage), set()).add(slot.row)
+                found[id(storage)] = storage, np.asarray(array, order="C")
+        for key, given in rows.items():
+            if len(given) < len(found[key][1]):
+                names = ", ".join(repr(n) for n in grads)
+                raise InvalidArgument(f"One native array holds a parameter of {names} and another one: give both.")
+        return [(storage, self._net.adapter.from_numpy(array)) for storage, array in found.values()]
+
+    def _checked(self, name: str, grad: Any) -> list[tuple[Slot, np.ndarray]]:
         slot = self._net._slot(name)
         if slot.buffer:
             raise InvalidArgument(f"{name!r} is a buffer, which no optimizer moves.")
@@ -428,9 +515,10 @@ class Optimizer:
         array = to_numpy(grad)
         if array.shape != parameter.shape:
             raise ShapeError(f"The gradient of {name!r} has shape {array.shape}; the parameter has {parameter.shape}.")
-        array = array if slot.layout is None else slot.layout.undo(array, np)
         array = array.astype(_numpy_dtype(parameter.dtype), copy=False)
-        return slot.storage, self._net.adapter.from_numpy(np.asarray(array, order="C"))
+        if isinstance(slot.storage, Packed):
+            return slot.storage.scatter(array)
+        return [(slot, array if slot.layout is None else slot.layout.undo(array, np))]
 
 
 def wrap(native: Any, *inputs: Any, **options: Any) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Union
@@ -10,10 +11,12 @@ import numpy as np
 
 from . import paths
 from .errors import DtypeError, ParameterNotFound, PositionError, ShapeError, UnknownShapes, WrongType
+from .packed import bases, refuse_partial
 
 if TYPE_CHECKING:
     from .model import Model
     from .protocol import Slot, Storage
+    from .state import Loaded
 
 Selector = Union[str, "Parameter", "Group", Iterable[str], Callable[["Parameter"], bool], None]
 
@@ -47,8 +50,8 @@ class Parameter:
 
     @property
     def name(self) -> str:
-        """The first of its names, in definition order."""
-        return self.names[0]
+        """The first of its names, in definition order, that shows it in this shape: see :meth:`Model.tie`."""
+        return self._net._table.names[self._index]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -155,8 +158,7 @@ class Parameter:
     def _cast(self, value: np.ndarray) -> np.ndarray:
         """An array in this parameter's dtype, unless that would lose its kind: no fraction, no imaginary part."""
         target = _numpy_dtype(self.dtype)
-        kinds = {"b": "b", "i": "biu", "u": "biu", "c": "biufc"}.get(target.kind, "biuf")
-        if value.dtype != target and value.dtype.kind not in kinds:
+        if value.dtype != target and not castable(value.dtype.name, self.dtype):
             raise DtypeError(f"{self.name!r} is {self.dtype}; {value.dtype} values cannot be written into it.")
         return value.astype(target, copy=False)
 
@@ -206,7 +208,7 @@ class Parameter:
 
     def __repr__(self) -> str:
         shape = "unknown" if self._storage.shape is None else str(self.shape)
-        aliases = f", also {', '.join(self.names[1:])}" if len(self.names) > 1 else ""
+        aliases = f", also {', '.join(n for n in self.names if n != self.name)}" if len(self.names) > 1 else ""
         state = "buffer" if self.buffer else "trainable" if self.trainable else "frozen"
         return f"<{self.name}: {self.kind} {shape} {self.dtype}, {state}{aliases}>"
 
@@ -221,6 +223,28 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
         import ml_dtypes
 
         return np.dtype(getattr(ml_dtypes, name))
+
+
+KINDS_OF_NUMBERS = {"bool": "b", "int": "i", "uint": "u", "float": "f", "bfloat": "f", "complex": "c"}
+
+
+def kind_of(dtype: str) -> str:
+    """numpy's letter for the kind of number a dtype is, by its name; for ml_dtypes' too, which numpy takes for none.
+
+    >>> kind_of("bfloat16"), kind_of("uint8"), kind_of("str96")
+    ('f', 'u', '')
+    """
+    return KINDS_OF_NUMBERS.get(re.sub("[0-9].*", "", dtype), "")
+
+
+def castable(source: str, target: str) -> bool:
+    """Whether numbers of one dtype can stand in another: nothing loses a fraction or an imaginary part.
+
+    >>> castable("float64", "bfloat16"), castable("float32", "int64")
+    (True, False)
+    """
+    kinds = {"b": "b", "i": "biu", "u": "biu", "f": "biuf", "c": "biufc"}
+    return source == target or (kind_of(source) != "" and kind_of(source) in kinds.get(kind_of(target), ""))
 
 
 class Group:
@@ -401,7 +425,8 @@ class Group:
             before = [p.numpy() for p in chosen]
             try:
                 for p in chosen:
-                    fill(p._storage, _small_seed(seed, p.name))
+                    for i, base in enumerate(bases(p._storage)):
+                        fill(base, _small_seed(seed, f"{p.name} {i}" if i else p.name))
             except Exception:
                 for p, old in zip(chosen, before, strict=True):
                     p._write(old)
@@ -431,15 +456,35 @@ class Group:
 
     def _set_trainable(self, flag: bool, selectors: tuple[Selector, ...], kind: str | None) -> Group:
         group = self.select(*selectors, kind=kind) if selectors or kind else self
-        self._net._host.set_trainable([p._storage for p in group], flag)
-        self._net._changed()
+        net, chosen = self._net, [p._storage for p in group]
+        refuse_partial(chosen, zip(net._table.names, net._table.slots, strict=True))
+        net._host.set_trainable(list(dict.fromkeys(base for s in chosen for base in bases(s))), flag)
+        net._changed()
         return group
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """name -> independent numpy array in canonical layout: each storage once, then the buffers."""
-        state = {name: p.numpy() for name, p in self.parameters().items()}
-        state.update((name, p.numpy()) for name, p in self.buffers().items())
-        return state
+    def state_dict(self, native: bool = False) -> dict[str, Any]:
+        """name -> independent numpy array in canonical layout: each storage once, then the buffers.
+
+        With ``native``, the framework's arrays, in canonical layout too.
+        """
+        held = {**self.parameters(), **self.buffers()}
+        return {name: p.value if native else p.numpy() for name, p in held.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, *, cast: bool = False) -> Loaded:
+        """Write arrays by name: numpy's or any framework's, in canonical layout; a tied parameter by any of its names.
+
+        Everything is checked before anything is written. Raises StateError, which lists all that does not fit:
+        shapes, dtypes (unless ``cast=True``), different values for one parameter, and, when ``strict``, names missing
+        or unexpected. Without ``strict``, what fits by name is loaded, and the names left out are returned. Counts
+        that only some frameworks keep (``num_batches_tracked``) may be missing or left over.
+
+            >>> net = mp.build(mp.nn.Linear(2), np.ones((1, 3)), backend="torch")
+            >>> net.load_state_dict({"weight": np.ones((2, 3), "float32")}, strict=False)
+            Loaded(missing=('bias',), unexpected=())
+        """
+        from .state import load_state
+
+        return load_state(self, state, strict=strict, cast=cast)
 
     def __repr__(self) -> str:
         title = type(self).__name__ + (f" {paths.text(self._prefix)!r}" if self._prefix else "")

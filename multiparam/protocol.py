@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .layouts import Layout, join
+
 if TYPE_CHECKING:
     import numpy as np
 
-    from .layouts import Layout
     from .nn import Plan
 
 Array = Any  # a framework's own array
@@ -56,10 +57,16 @@ class Slot:
     among all children of its parent, those without parameters included. ``layout`` says how the native array
     shows in canonical form; None: as it is.
     ``owner`` and ``leaf`` say where the framework keeps it: slots with the same two are one place seen twice,
-    as when one layer object is used at two positions.
+    as when one layer object is used at two positions. ``through`` is what a transposed tie does: the place uses the
+    storage's array in this layout, and ``layout`` then is the canonical form of the storage's array seen from here,
+    ``own`` that of the place.
+    ``part``, ``apart``, ``row`` and ``pieces``: see :mod:`multiparam.packed`.
     """
 
-    __slots__ = ("path", "positions", "kind", "storage", "layout", "owner", "leaf", "buffer")
+    __slots__ = (
+        "path", "positions", "kind", "storage", "layout", "owner", "leaf", "buffer", "through", "own", "part", "apart",
+        "row", "pieces", "home",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -71,15 +78,23 @@ class Slot:
         owner: Any = None,
         leaf: str = "",
         buffer: bool = False,
+        through: Layout | None = None,
     ) -> None:
         self.path = path
         self.positions = positions
         self.kind = kind
         self.storage = storage
-        self.layout = layout
+        self.layout = layout if through is None else join(through, layout)
+        self.own = layout
         self.owner = owner
         self.leaf = leaf
         self.buffer = buffer
+        self.through = through
+        self.home = owner  # the layer whose options matter: a gate's cell
+        self.part: int | None = None
+        self.apart = ""
+        self.row: int | None = None
+        self.pieces: tuple[Slot, ...] = ()
 
 
 class NativeOptimizer(Protocol):
@@ -100,17 +115,27 @@ class Host(Protocol):
     native: Any
     """The model as the user knows it."""
 
+    data_order: str = "first"
+    """Where images have their channels inside the model, when it flattens them: ``"first"`` or ``"last"``."""
+
     def slots(self) -> list[Slot]:
         """Every use of every parameter and buffer, in definition order. The same storage object each time."""
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         """The forward pass, with dropout and batch statistics on when ``train``."""
 
-    def bind(self, slots: Sequence[Slot], storage: Storage) -> None:
-        """Make these slots, which share owner and leaf, use ``storage``; no compiled function may stay stale."""
+    def bind(self, slots: Sequence[Slot], storage: Storage, through: Layout | None = None) -> None:
+        """Make these slots, which share owner and leaf, use ``storage``; no compiled function may stay stale.
 
-    def copy(self, storage: Storage) -> Storage:
-        """A new, independent storage with the same values and flags."""
+        With ``through`` the place computes with that layout of the array, differentiably.
+        """
+
+    def copy(self, storage: Storage, through: Layout | None = None) -> Storage:
+        """A new, independent storage with the same flags and the same values, or their layout ``through``."""
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
+        """A forward pass in evaluation: the outputs of the layers that hold parameters, by name, in execution order."""
+        return []
 
     def set_trainable(self, storages: Sequence[Storage], flag: bool) -> None:
         """Freeze or unfreeze storages together; override to refuse what the framework cannot do, before any change."""
@@ -127,6 +152,11 @@ class Host(Protocol):
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Storage]) -> NativeOptimizer:
         """The framework's ``sgd``, ``momentum`` or ``adam``, with PyTorch's meaning of each option."""
+
+    def options(self, slot: Slot) -> Mapping[str, Any]:
+        """What weights do not carry: the options of the layer that holds a slot, in PyTorch's words (eps, momentum,
+        ...), as JSON can write them."""
+        return {}
 
 
 class Backend(Protocol):
@@ -148,13 +178,19 @@ class Backend(Protocol):
         """The framework's array with the same dtype and its own memory."""
 
     def transpose(self, array: Array, axes: tuple[int, ...]) -> Array:
-        """Permute axes, differentiably, as numpy does; so too the next two."""
+        """Permute axes, differentiably, as numpy does; so too the next four."""
 
     def reshape(self, array: Array, shape: tuple[int, ...]) -> Array:
         """The same elements in row-major order in another shape."""
 
     def flip(self, array: Array, axes: tuple[int, ...]) -> Array:
         """Reverse the order along axes."""
+
+    def reorder(self, array: Array, order: tuple[int, ...]) -> Array:
+        """``array[order]``: another order along the first axis."""
+
+    def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
+        """Arrays one after another along an axis."""
 
     def detach(self, array: Array) -> Array:
         """The same values as an independent, untracked array."""

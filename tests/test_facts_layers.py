@@ -338,7 +338,8 @@ def test_every_keras_variable_has_a_name(lib: Any, make: Callable[[Any], Any]) -
     native = make(lib)
     native(X)
     net = mp.wrap(native, X)
-    listed = {id(p.native) for p in net}
+    natives = (p.native if isinstance(p.native, tuple) else (p.native,) for p in net)  # several where packed
+    listed = {id(native) for each in natives for native in each}
     assert [w.name for w in native.trainable_weights if id(w) not in listed] == []
     assert len(listed) == len(native.trainable_weights)
 

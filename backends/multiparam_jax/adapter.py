@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,13 +16,13 @@ from multiparam import nn
 from multiparam.errors import Unrecognised
 from multiparam.protocol import Backend, Host
 
-from .arrays import from_numpy, scope
+from .arrays import Ops, from_numpy, scope
 from .linen import LinenHost, host_for, zeros
 from .modules import chain
 from .nnx import NnxHost
 
 
-class JaxBackend(Backend):
+class JaxBackend(Ops, Backend):
     """flax.linen, flax.nnx and optax."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...], variables: Any = None, seed: int = 0) -> Host:
@@ -45,17 +45,9 @@ class JaxBackend(Backend):
     def from_numpy(self, array: np.ndarray) -> jax.Array:
         return from_numpy(array)
 
-    def transpose(self, array: Any, axes: tuple[int, ...]) -> Any:
-        with scope([array.dtype]):
-            return jnp.transpose(array, axes)
-
-    def reshape(self, array: Any, shape: tuple[int, ...]) -> Any:
-        with scope([array.dtype]):
-            return jnp.reshape(array, shape)
-
-    def flip(self, array: Any, axes: tuple[int, ...]) -> Any:
-        with scope([array.dtype]):
-            return jnp.flip(array, axes)
+    def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
+        with scope([array.dtype for array in arrays]):
+            return jnp.concatenate(arrays, axis)
 
     def detach(self, array: Any) -> Any:
         return array  # immutable

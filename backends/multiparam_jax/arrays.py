@@ -13,8 +13,31 @@ import optax
 from flax import linen, nnx
 
 from multiparam import layouts
+from multiparam.packed import Composite, Leaf, attention, gates
 
 NORM = {"scale": ("weight", "C"), "bias": ("bias", "C")}
+
+
+def _kernel(module: Any) -> tuple[int, ...]:
+    return (module.kernel_size,) if isinstance(module.kernel_size, int) else tuple(module.kernel_size)
+
+
+def _spatial(name: str) -> Callable[[Any], tuple[int, ...]]:
+    return lambda module: layouts.sizes(getattr(module, name), len(_kernel(module)))
+
+
+CONV: dict[str, Any] = {
+    "stride": _spatial("strides"),
+    "padding": lambda module: layouts.padding(
+        module.padding, _kernel(module), _spatial("strides")(module), _spatial("kernel_dilation")(module)
+    ),
+    "dilation": _spatial("kernel_dilation"),
+    "groups": "feature_group_count",
+}
+GATED: dict[str, Any] = {
+    "activation": lambda cell: cell.activation_fn.__name__,
+    "recurrent_activation": lambda cell: cell.gate_fn.__name__,
+}
 
 
 def _flipped(shape: tuple[int, ...]) -> layouts.Layout:
@@ -23,9 +46,23 @@ def _flipped(shape: tuple[int, ...]) -> layouts.Layout:
     return layouts.Layout(("flip", tuple(range(n))), ("transpose", (n, n + 1, *range(n))))
 
 
+RECURRENT = {
+    linen.SimpleCell: "rnn_cell",
+    linen.LSTMCell: "lstm_cell",
+    linen.OptimizedLSTMCell: "lstm_cell",
+    linen.GRUCell: "gru_cell",
+    linen.MultiHeadDotProductAttention: "attention",
+    nnx.SimpleCell: "rnn_cell",
+    nnx.LSTMCell: "lstm_cell",
+    nnx.OptimizedLSTMCell: "lstm_cell",
+    nnx.GRUCell: "gru_cell",
+    nnx.MultiHeadAttention: "attention",
+}
 LAYERS = layouts.Layers(
     {
         linen.Dense: "linear",
+        **RECURRENT,
+        linen.recurrent.DenseParams: "linear",  # a gate of OptimizedLSTMCell
         linen.Conv: "conv",
         linen.ConvTranspose: "conv_transpose",
         linen.Embed: "embedding",
@@ -58,6 +95,62 @@ LAYERS = layouts.Layers(
         "instancenorm": NORM,
         "batchnorm": {**NORM, "mean": ("running_mean", "C"), "var": ("running_var", "C")},
     },
+    {
+        "conv": CONV,
+        "conv_transpose": {name: CONV[name] for name in ("stride", "padding", "dilation")},
+        "layernorm": {"eps": "epsilon"},
+        "rmsnorm": {"eps": "epsilon"},
+        "groupnorm": {"eps": "epsilon", "groups": "num_groups"},
+        "instancenorm": {"eps": "epsilon"},
+        "batchnorm": {"eps": "epsilon", "momentum": lambda module: layouts.old_to_new(module.momentum)},
+        "rnn_cell": {"activation": lambda cell: cell.activation_fn.__name__},
+        "lstm_cell": GATED,
+        "gru_cell": GATED,
+        "attention": {"heads": "num_heads"},
+    },
+)
+
+
+ATTENTION = attention("query", "key", "value", "out")
+SEQUENCE = Composite(within={"cell": "_l0"})
+BOTH_WAYS = Composite(within={"forward_rnn": "", "backward_rnn": "_reverse"})
+
+
+def _cell(kind: str, input: Sequence[str], hidden: Sequence[str], biased: Mapping[str, Sequence[str]]) -> Composite:
+    """A cell with a Dense per gate; ``biased``: which of them hold the canonical biases."""
+    table = {"weight_ih": [f"{n}.weight" for n in input], "weight_hh": [f"{n}.weight" for n in hidden]}
+    return gates(kind, {**table, **{name: [f"{n}.bias" for n in of] for name, of in biased.items()}})
+
+
+def _lstm(i: str, f: str, g: str, o: str) -> Composite:
+    hidden = ("hi", "hf", "hg", "ho")
+    return _cell("lstm_cell", (i, f, g, o), hidden, {"bias_ih": hidden})
+
+
+def _one(kind: str, input: str, hidden: str) -> Composite:
+    """A cell with all gates in one Dense of the inputs and one of the state; the bias is the one that is there."""
+    weights = {f"{input}.weight": Leaf("weight_ih"), f"{hidden}.weight": Leaf("weight_hh")}
+    return Composite(kind, {**weights, f"{input}.bias": Leaf("bias_ih"), f"{hidden}.bias": Leaf("bias_ih")})
+
+
+GRU_HIDDEN = {"bias_ih": ("ir", "iz", "in"), "bias_hn": ("hn",)}
+COMPOSITES: layouts.ByClass[Composite] = layouts.ByClass(
+    {
+        linen.MultiHeadDotProductAttention: ATTENTION,
+        linen.LSTMCell: _lstm("ii", "if", "ig", "io"),
+        linen.OptimizedLSTMCell: _lstm("ii", "if", "ig", "io"),
+        linen.GRUCell: _cell("gru_cell", ("ir", "iz", "in"), ("hr", "hz", "hn"), GRU_HIDDEN),
+        linen.SimpleCell: _one("rnn_cell", "i", "h"),
+        linen.RNN: SEQUENCE,
+        linen.Bidirectional: BOTH_WAYS,
+        nnx.MultiHeadAttention: ATTENTION,
+        nnx.LSTMCell: _lstm("ii", "if_", "ig", "io"),
+        nnx.OptimizedLSTMCell: _one("lstm_cell", "dense_i", "dense_h"),
+        nnx.GRUCell: _one("gru_cell", "dense_i", "dense_h"),
+        nnx.SimpleCell: _one("rnn_cell", "dense_i", "dense_h"),
+        nnx.RNN: SEQUENCE,
+        nnx.Bidirectional: BOTH_WAYS,
+    }
 )
 
 
@@ -89,6 +182,30 @@ def from_numpy(array: np.ndarray) -> jax.Array:
     """A copy. JAX may adopt numpy memory, or copy it later: so it gets memory that nobody else can write to."""
     with scope([array.dtype]):
         return jnp.asarray(np.array(array, order="C"))
+
+
+class Ops:
+    """The steps of a layout."""
+
+    @staticmethod
+    def transpose(array: Any, axes: tuple[int, ...]) -> Any:
+        with scope([array.dtype]):
+            return jnp.transpose(array, axes)
+
+    @staticmethod
+    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
+        with scope([array.dtype]):
+            return jnp.reshape(array, shape)
+
+    @staticmethod
+    def flip(array: Any, axes: tuple[int, ...]) -> Any:
+        with scope([array.dtype]):
+            return jnp.flip(array, axes)
+
+    @staticmethod
+    def reorder(array: Any, order: tuple[int, ...]) -> Any:
+        with scope([array.dtype]):
+            return array[np.array(order)]
 
 
 class ArrayStorage:
@@ -127,7 +244,8 @@ class ArrayStorage:
         return self.get()
 
     def write(self, value: np.ndarray) -> None:
-        self.set(from_numpy(value))
+        with x64():  # or 64-bit integers would be cut to 32
+            self.set(from_numpy(value))
 
     def grad(self) -> jax.Array | None:
         return self.gradient

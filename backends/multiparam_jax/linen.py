@@ -7,18 +7,20 @@ gradients of all uses add up by themselves.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from flax import linen
 
-from multiparam import layouts
-from multiparam.errors import UnknownShapes
+from multiparam import layouts, paths
+from multiparam.errors import ShapeError, TieError, UnknownShapes
+from multiparam.packed import fold
 from multiparam.protocol import Host, Run, Slot
 
-from .arrays import LAYERS, ArrayStorage, OptaxOptimizer, compiled_step, from_numpy, leaves_of, scope
+from .arrays import COMPOSITES, LAYERS, ArrayStorage, Ops, OptaxOptimizer, compiled_step, from_numpy, leaves_of, scope
 from .modules import Chain
 
 Key = tuple[str, ...]  # collection, then the path in its tree
@@ -48,25 +50,24 @@ class Leaf(ArrayStorage):
         self.native = array
 
 
-class Place(NamedTuple):
-    """Where a slot is: what does not change when it is bound to another leaf."""
-
-    path: tuple[str, ...]
-    positions: tuple[int, ...]
-    kind: str
-    layout: layouts.Layout | None
-    key: Key
-
-
 class LinenHost(Host):
-    """A linen module and its variables."""
+    """A linen module and its variables.
 
-    def __init__(self, module: linen.Module, leaves: dict[Key, Leaf], places: list[Place], rng: Any) -> None:
+    ``places`` are its slots as they were first, each owner and leaf a key; ``throughs`` the keys of transposed ties.
+    """
+
+    def __init__(
+        self, module: linen.Module, leaves: dict[Key, Leaf], places: list[Slot], rng: Any,
+        throughs: dict[Key, layouts.Layout] | None = None, modules: Mapping[Key, linen.Module] | None = None,
+        shown: Mapping[Scope, list[tuple[str, ...]]] | None = None,
+    ) -> None:  # fmt: skip
         self.native = module
         self._leaves = leaves
         self._places = places
         self._rng = rng
-        self._owners: dict[Key, Key] = {}
+        self._throughs = {} if throughs is None else throughs
+        self._modules = modules or {}
+        self._shown = shown or {}  # where each submodule is seen, by its path in flax
         self._modes = modes_of(module)
 
     @property
@@ -77,18 +78,70 @@ class LinenHost(Host):
             node = tree
             for segment in key[:-1]:
                 node = node.setdefault(segment, {})
-            node[key[-1]] = leaf.native
+            through = self._throughs.get(key)
+            node[key[-1]] = leaf.native if through is None else through.apply(leaf.native, Ops)
         return tree
 
+    @variables.setter
+    def variables(self, tree: Any) -> None:
+        given = dict(flat(tree))
+        if given.keys() != self._leaves.keys():
+            odd = sorted(".".join(key) for key in given.keys() ^ self._leaves.keys())
+            raise ShapeError(f"The variables given back have another structure: {', '.join(map(repr, odd[:4]))}.")
+        values: dict[Leaf, tuple[Key, Any]] = {}
+        for key, array in given.items():
+            leaf, through = self._leaves[key], self._throughs.get(key)
+            array = from_numpy(array) if isinstance(array, np.ndarray) else array
+            array = array if through is None else through.undo(array, Ops)
+            if (array.shape, array.dtype) != (leaf.native.shape, leaf.native.dtype):
+                is_, was = (f"{a.dtype}{list(a.shape)}" for a in (array, leaf.native))
+                raise ShapeError(f"{'.'.join(key)!r} was given back as {is_}; it is {was}.")
+            first, other = values.setdefault(leaf, (key, array))
+            if other is not array and not np.array_equal(np.asarray(other), np.asarray(array), equal_nan=True):
+                raise TieError(
+                    f"{'.'.join(first)!r} and {'.'.join(key)!r} are tied, and were given back with different values: "
+                    "native code trains the copies apart. Untie them, or give back equal ones."
+                )
+        for leaf, (_, array) in values.items():
+            leaf.set(array)
+
     def slots(self) -> list[Slot]:
-        return [
-            Slot(place.path, place.positions, place.kind, self._leaves[place.key], place.layout,
-                 self._owners.setdefault(place.key[:-1], place.key[:-1]), place.key[-1], place.key[0] != "params")
-            for place in self._places
-        ]  # fmt: skip
+        found = []
+        for place in self._places:
+            key = (*place.owner, place.leaf)
+            slot = Slot(place.path, place.positions, place.kind, self._leaves[key], place.own, place.owner, place.leaf,
+                        place.buffer, self._throughs.get(key))  # fmt: skip
+            slot.part, slot.apart, slot.row, slot.home = place.part, place.apart, place.row, place.home
+            found.append(slot)
+        return found
 
     def _dtypes(self) -> set[Any]:
         return {leaf.native.dtype for leaf in self._leaves.values()}
+
+    @property
+    def data_order(self) -> str:  # type: ignore[override]
+        return "first" if isinstance(self.native, Chain) else "last"
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
+        shown: dict[Scope, Iterator[str]] = {
+            path: itertools.cycle(map(paths.text, places)) for path, places in self._shown.items()
+        }
+
+        def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            output = call(*args, **kwargs)
+            concrete = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(output))  # not in a scan
+            if concrete and context.method_name == "__call__" and context.module.path in shown:
+                found.append((next(shown[context.module.path]), output))
+            return output
+
+        with linen.intercept_methods(note):
+            self.call(inputs, {}, False)
+        return found
+
+    def options(self, slot: Slot) -> Mapping[str, Any]:
+        module = self._modules.get(slot.home)
+        return {} if module is None else LAYERS.options(module)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         state = sorted({key[0] for key in self._leaves} - {"params"}) if train else []
@@ -105,11 +158,16 @@ class LinenHost(Host):
                 self._leaves[key].set(array)
         return output
 
-    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
-        self._leaves[(*slots[0].owner, slots[0].leaf)] = storage
+    def bind(self, slots: Sequence[Slot], storage: Any, through: layouts.Layout | None = None) -> None:
+        key = (*slots[0].owner, slots[0].leaf)
+        self._leaves[key] = storage
+        self._throughs.pop(key, None)
+        if through is not None:
+            self._throughs[key] = through
 
-    def copy(self, storage: Any) -> Leaf:
-        return Leaf(storage.native, storage.trainable)
+    def copy(self, storage: Any, through: layouts.Layout | None = None) -> Leaf:
+        values = storage.native if through is None else through.apply(storage.native, Ops)
+        return Leaf(values, storage.trainable)
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
         rest = list({id(leaf): leaf for leaf in self._leaves.values() if leaf not in storages}.values())
@@ -120,7 +178,8 @@ class LinenHost(Host):
                 for leaf, value in zip([*storages, *rest], [*values, *others], strict=True)
             }  # fmt: skip
             leaves = {key: traced[id(leaf)] for key, leaf in self._leaves.items()}
-            host = LinenHost(self.native, leaves, self._places, jax.random.fold_in(self._rng, count))
+            rng = jax.random.fold_in(self._rng, count)
+            host = LinenHost(self.native, leaves, self._places, rng, self._throughs)
             return host, lambda: [traced[id(leaf)].native for leaf in rest]
 
         return compiled_step(view, run, storages, rest)
@@ -150,7 +209,8 @@ def host_for(module: linen.Module, inputs: tuple[Any, ...], variables: Any, seed
         modes = _modes(module)
         variables = module.init({"params": rng, "dropout": rng}, *inputs, **modes)
     leaves = {key: Leaf(from_numpy(a) if isinstance(a, np.ndarray) else a) for key, a in flat(variables)}
-    return LinenHost(module, leaves, describe(module, variables, inputs, leaves), rng)
+    places, tree = describe(module, variables, inputs, leaves)
+    return LinenHost(module, leaves, places, rng, modules=tree.owned, shown=tree.at)
 
 
 def modes_of(module: linen.Module) -> dict[str, bool]:
@@ -163,8 +223,10 @@ def _modes(module: linen.Module) -> dict[str, bool]:
     return {name: not value for name, value in modes_of(module).items()}
 
 
-def describe(module: linen.Module, variables: Any, inputs: tuple[Any, ...], leaves: Mapping[Key, Leaf]) -> list[Place]:
-    """Every slot of a module in definition order.
+def describe(
+    module: linen.Module, variables: Any, inputs: tuple[Any, ...], leaves: Mapping[Key, Leaf]
+) -> tuple[list[Slot], Tree]:
+    """Every slot of a module in definition order, and what was seen of its modules.
 
     Submodules in attributes (``setup``, fields) show themselves on a bound module; those a compact method makes show
     themselves when it runs, which it does here on shapes only.
@@ -197,16 +259,16 @@ def describe(module: linen.Module, variables: Any, inputs: tuple[Any, ...], leav
     else:
         root = module.bind(variables)
     tree = Tree(leaves, called, calls)
-    places: list[Place] = []
+    places: list[Slot] = []
     _visit(root, (), (), tree, places)
-    seen = {place.key for place in places}
+    seen = {(*place.owner, place.leaf) for place in places}
     lost = [key for key in leaves if key not in seen]
     if lost:
         raise UnknownShapes(
             f"{'.'.join(lost[0])!r} belongs to a submodule that only shows itself when the module runs. "
             "Pass example inputs too: mp.wrap(module, X, variables=variables)."
         )
-    return places
+    return places, tree
 
 
 class Tree:
@@ -215,6 +277,10 @@ class Tree:
     def __init__(
         self, leaves: Mapping[Key, Leaf], called: Mapping[Scope, linen.Module], calls: set[tuple[Scope, Scope]]
     ) -> None:
+        self.all = leaves
+        self.owners: dict[Key, Key] = {}
+        self.owned: dict[Key, linen.Module] = {}
+        self.at: dict[Scope, list[tuple[str, ...]]] = {}
         self.calls = calls
         self.shown: set[Scope] = set()
         self.leaves: dict[Scope, list[tuple[Key, tuple[int, ...]]]] = {}
@@ -227,17 +293,21 @@ class Tree:
 
 
 def _visit(
-    module: linen.Module, path: tuple[str, ...], positions: tuple[int, ...], tree: Tree, places: list[Place]
+    module: linen.Module, path: tuple[str, ...], positions: tuple[int, ...], tree: Tree, places: list[Slot]
 ) -> None:
     hasattr(module, "_multiparam_")  # a missing attribute makes linen run setup()
     scope_path = module.scope.path  # type: ignore[union-attr]
     tree.shown.add(scope_path)
+    tree.at.setdefault(scope_path, []).append(path)
     kind, leaves = LAYERS.of(type(module)), leaves_of(module)
     own = []
     for key, shape in tree.leaves.get(scope_path, ()):
         name, layout = LAYERS.canonical(type(module), key[-1], shape, leaves)
-        own.append(Place((*path, name), positions, kind, layout, key))
+        owner = tree.owners.setdefault(key[:-1], key[:-1])
+        tree.owned[owner] = module
+        own.append(Slot((*path, name), positions, kind, tree.all[key], layout, owner, key[-1], key[0] != "params"))
     own.sort(key=lambda place: layouts.rank(kind, place.path[-1]))
+    start = len(places)
     places.extend(own)
     attributes = list(_children(module))
     there = {child.scope.path for _, _, child in attributes}  # type: ignore[union-attr]
@@ -250,6 +320,10 @@ def _visit(
         if child.path not in there and not handed_on:
             _visit(child, (*path, child.path[-1]), (*positions, position), tree, places)
             position += 1
+    composite, home = COMPOSITES.of(type(module)), ("params", *scope_path)
+    tree.owned[home] = module
+    if composite is not None:
+        fold(composite, places, start, len(path), home)
 
 
 def _children(module: linen.Module) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], linen.Module]]:

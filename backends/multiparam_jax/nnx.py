@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import jax
 from flax import nnx
 
-from multiparam import layouts
-from multiparam.identity import Storages
+from multiparam import layouts, paths
+from multiparam.identity import Names, Storages, watched
+from multiparam.packed import fold
 from multiparam.protocol import Host, Run, Slot
 
-from .arrays import LAYERS, ArrayStorage, OptaxOptimizer, compiled_step, leaves_of, scope
+from .arrays import COMPOSITES, LAYERS, ArrayStorage, Ops, OptaxOptimizer, compiled_step, leaves_of, scope
 
 # Attributes of layers that say whether they train, and their value in training
 MODES = {"deterministic": False, "use_running_average": False}
@@ -36,25 +39,58 @@ class VariableStorage(ArrayStorage):
             variable.value = array
 
 
+TIED = "_tied"  # ends the attribute that holds the Variable of a transposed tie
+
+
+@functools.cache
+def _seen_through(cls: type, leaf: str, through: layouts.Layout) -> type:
+    """A class of modules whose ``leaf`` is a layout of the Variable in another attribute. NNX follows the Variable
+    itself, as one shared; what it computes with is made of it at each use, so that gradients reach it."""
+
+    def view(self: Any) -> Any:
+        shared = VariableStorage(getattr(self, leaf + TIED)).get()
+        return nnx.Param(through.apply(shared, Ops))
+
+    body = {leaf: property(view), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    return type(cls)(cls.__name__, (cls,), {**body, "_multiparam_through": (leaf, through)})
+
+
+def _seen_plainly(cls: type, leaf: str) -> type:
+    """The class without that leaf's view; another leaf's may have been made after it."""
+    base, (name, through) = cls.__base__, vars(cls)["_multiparam_through"]
+    assert base is not None
+    return base if name == leaf else _seen_through(_seen_plainly(base, leaf), name, through)
+
+
+def _tied(module: Any, name: str) -> tuple[str, layouts.Layout | None]:
+    """An attribute's own name and, where it holds a transposed tie, the name and layout of that."""
+    for cls in type(module).__mro__:
+        leaf, through = vars(cls).get("_multiparam_through", (None, None))
+        if leaf is not None and name == leaf + TIED:
+            return leaf, through
+    return name, None
+
+
 class NnxHost(Host):
     """An nnx.Module."""
 
-    def __init__(self, native: Any, like: list[Slot] | None = None) -> None:
+    def __init__(self, native: Any, like: list[tuple[Any, tuple[int, ...]]] | None = None) -> None:
         self.native = native
-        self._like = like  # the slots in the order first seen, which nnx.clone and nnx.jit do not keep
+        # The slots' paths and positions in the order first seen, which nnx.clone and nnx.jit do not keep.
+        self._like = like
         self._storages: Storages[VariableStorage] = Storages()
 
     def slots(self) -> list[Slot]:
         found: list[Slot] = []
+        self._layers: list[tuple[str, Any]] = []
         self._walk(self.native, (), (), found, ())
         self._storages.keep(found)
-        mine = {slot.path: slot for slot in found}
-        if self._like is not None and mine.keys() == {slot.path for slot in self._like}:
-            found = [
-                Slot(s.path, s.positions, s.kind, mine[s.path].storage, s.layout, mine[s.path].owner, s.leaf, s.buffer)
-                for s in self._like
-            ]
-        self._like = found
+        mine = {(slot.path, slot.part): slot for slot in found}
+        if self._like is not None and mine.keys() == {key for key, _ in self._like}:
+            found = [mine[key] for key, _ in self._like]
+            for slot, (_, positions) in zip(found, self._like, strict=True):
+                slot.positions = positions
+        self._like = [((slot.path, slot.part), slot.positions) for slot in found]
         return found
 
     def _walk(
@@ -63,13 +99,18 @@ class NnxHost(Host):
         if id(module) in above:  # a module that refers back to its parent
             return
         above = (*above, id(module))
+        if isinstance(module, nnx.Module):
+            self._layers.append((paths.text(path), module))
         kind, own, position = LAYERS.of(type(module)), [], 0
         for name, value in entries(module):
             if isinstance(value, nnx.Variable):
                 storage = self._storages.of(value, VariableStorage)
-                leaf, layout = LAYERS.canonical(type(module), name, storage.shape or (), leaves_of(module))
+                name, through = _tied(module, name)
+                shape = storage.shape or () if through is None else through.shape(storage.shape or ())
+                leaf, layout = LAYERS.canonical(type(module), name, shape, leaves_of(module))
                 buffer = not isinstance(value, nnx.Param)
-                own.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer))
+                own.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer, through))
+        start = len(found)
         found.extend(sorted(own, key=lambda slot: layouts.rank(kind, slot.path[-1])))
         inline = isinstance(module, nnx.Sequential)  # its list of layers is the sequence itself
         for name, value in entries(module):
@@ -81,6 +122,22 @@ class NnxHost(Host):
                     at = int(name) if listed else position
                     self._walk(value, (*path, name), (*positions, at), found, above)
                 position += 1
+        composite = COMPOSITES.of(type(module))
+        if composite is not None:
+            fold(composite, found, start, len(path), module)
+
+    data_order = "last"
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
+        with watched(Names(self._layers), found):
+            self.call(inputs, {}, False)
+        traced = (name for name, y in found if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(y)))
+        inside = set(traced)  # the cell of a scan
+        return [(name, output) for name, output in found if name not in inside]
+
+    def options(self, slot: Slot) -> Mapping[str, Any]:
+        return LAYERS.options(slot.home)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         with self._mode(train), scope({storage.get().dtype for storage in self._storages}):
@@ -101,16 +158,27 @@ class NnxHost(Host):
             for module, name, value in before:
                 setattr(module, name, value)
 
-    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
+    def bind(self, slots: Sequence[Slot], storage: Any, through: layouts.Layout | None = None) -> None:
         owner, leaf = slots[0].owner, slots[0].leaf
+        if slots[0].through is not None:
+            delattr(owner, leaf + TIED)
+            owner.__class__ = _seen_plainly(type(owner), leaf)
+        if through is not None:
+            if slots[0].through is None:
+                delattr(owner, leaf)
+            owner.__class__ = _seen_through(type(owner), leaf, through)
+            leaf += TIED
         if leaf.isdigit() and isinstance(owner, nnx.List):
             owner[int(leaf)] = storage.native
         else:
             setattr(owner, leaf, storage.native)
         self._storages.add(storage)
 
-    def copy(self, storage: Any) -> VariableStorage:
-        fresh = self._storages.of(storage.native.copy(), VariableStorage)
+    def copy(self, storage: Any, through: layouts.Layout | None = None) -> VariableStorage:
+        native = storage.native.copy()
+        fresh = self._storages.of(native, VariableStorage)
+        if through is not None:
+            fresh.set(through.apply(fresh.get(), Ops))
         fresh.trainable = storage.trainable
         return fresh
 
@@ -121,7 +189,8 @@ class NnxHost(Host):
         return [*found.values(), *(VariableStorage(streams[path]) for path in sorted(streams))]
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
-        like, everything = self.slots(), self._all()
+        everything = self._all()
+        like = self._like
         wanted = [everything.index(storage) for storage in storages]
         others = [i for i in range(len(everything)) if i not in wanted]
 

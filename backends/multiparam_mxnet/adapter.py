@@ -8,14 +8,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from multiparam import layouts, nn
+from multiparam import layouts, nn, paths
 from multiparam.errors import UnknownShapes, Unrecognised, Unsupported
-from multiparam.identity import Storages
+from multiparam.identity import Names, Storages
 from multiparam.protocol import Backend, Host, Run, Slot
 
 from .load import load
@@ -25,7 +26,19 @@ autograd, gluon, gnn = mx.autograd, mx.gluon, mx.gluon.nn
 
 NORM = {"gamma": ("weight", "*"), "beta": ("bias", "*")}
 CHANNEL_NORM = {"gamma": ("weight", "C"), "beta": ("bias", "C")}
-# GroupNorm is left out: its gamma and beta have one number per group, which no canonical weight can be.
+
+
+def _activation(block: Any) -> str:
+    return "linear" if block is None else str(getattr(block, "_act_type", type(block).__name__.lower()))
+
+
+CONV: dict[str, Any] = {
+    "stride": lambda block: tuple(block._kwargs["stride"]),
+    "padding": lambda block: tuple(block._kwargs["pad"]),
+    "dilation": lambda block: tuple(block._kwargs["dilate"]),
+    "groups": lambda block: block._kwargs["num_group"],
+    "activation": lambda block: _activation(block.act),
+}
 LAYERS = layouts.Layers(
     {
         gnn.Dense: "linear",
@@ -38,22 +51,65 @@ LAYERS = layouts.Layers(
         gnn.Embedding: "embedding",
         gnn.PReLU: "prelu",
         gnn.LayerNorm: "layernorm",
+        gnn.GroupNorm: "groupnorm_by_group",
         gnn.InstanceNorm: "instancenorm",
         gnn.BatchNorm: "batchnorm",
+        gluon.rnn.RNN: "rnn",
+        gluon.rnn.LSTM: "lstm",
+        gluon.rnn.GRU: "gru",
+        gluon.rnn.RNNCell: "rnn_cell",
+        gluon.rnn.LSTMCell: "lstm_cell",
+        gluon.rnn.GRUCell: "gru_cell",
     },
     {
         "layernorm": NORM,
+        "groupnorm_by_group": {"gamma": ("weight", "G"), "beta": ("bias", "G")},
         "instancenorm": CHANNEL_NORM,
         "batchnorm": CHANNEL_NORM,
         "prelu": {"alpha": ("weight", "C")},
+    },
+    {
+        "linear": {"activation": lambda block: _activation(block.act)},
+        "conv": CONV,
+        "conv_transpose": {**CONV, "output_padding": lambda block: tuple(block._kwargs["adj"])},
+        "layernorm": {"eps": "_epsilon"},
+        "instancenorm": {"eps": "_epsilon"},
+        "batchnorm": {
+            "eps": lambda block: block._kwargs["eps"],
+            "momentum": lambda block: layouts.old_to_new(block._kwargs["momentum"]),
+        },
+        "rnn": {"activation": lambda block: block._mode.removeprefix("rnn_")},
+        "rnn_cell": {"activation": "_activation"},
+        **dict.fromkeys(("lstm", "lstm_cell", "gru", "gru_cell"), layouts.GATED),
     },
 )
 CHANNELS_LAST = {
     "conv": {"weight": ("weight", "O*I"), "bias": ("bias", "O")},
     "conv_transpose": {"weight": ("weight", "I*O"), "bias": ("bias", "O")},
 }
+RECURRENT = (gluon.rnn.rnn_layer._RNNLayer, gluon.rnn.RecurrentCell)
+RECURRENT_NAMES = {
+    "i2h_weight": "weight_ih",
+    "h2h_weight": "weight_hh",
+    "h2r_weight": "weight_hr",
+    "i2h_bias": "bias_ih",
+    "h2h_bias": "bias_hh",
+}
 RUNNING = {"running_mean", "running_var"}
 _copies = itertools.count()
+
+
+@functools.cache
+def _recurrent_leaves(leaves: tuple[str, ...]) -> layouts.LeafNames:
+    """Gluon's names of a recurrent layer's leaves, "l0_i2h_weight", or a cell's, "i2h_weight"."""
+    found = {}
+    for leaf in leaves:
+        match = re.fullmatch(r"(?:([lr])(\d+)_)?(\w+)", leaf)
+        assert match is not None
+        if match[3] in RECURRENT_NAMES:
+            ending = "" if match[1] is None else f"_l{match[2]}{'_reverse' * (match[1] == 'r')}"
+            found[leaf] = (RECURRENT_NAMES[match[3]] + ending, lambda shape: None)
+    return found
 
 
 class GluonStorage:
@@ -108,6 +164,93 @@ class GluonStorage:
         self.native.data()._fresh_grad = True
 
 
+class Ops:
+    """The steps of a layout, on arrays and symbols of both kinds."""
+
+    @staticmethod
+    def transpose(array: Any, axes: tuple[int, ...]) -> Any:
+        return array.transpose(*axes) if _is_np(array) else array.transpose(axes=axes)
+
+    @staticmethod
+    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
+        return array.reshape(shape)
+
+    @staticmethod
+    def flip(array: Any, axes: tuple[int, ...]) -> Any:
+        return (mx.np if _is_np(array) else mx.nd).flip(array, axes)
+
+    @staticmethod
+    def reorder(array: Any, order: tuple[int, ...]) -> Any:
+        return mx.np.array(array)[list(order)] if _is_np(array) else mx.nd.take(array, mx.nd.array(order))
+
+
+def _is_np(array: Any) -> bool:
+    return isinstance(array, (mx.np.ndarray, mx.sym.np._Symbol))
+
+
+class Through(gluon.Parameter):  # type: ignore[misc,name-defined]
+    """What a block holds where a transposed tie is: another Parameter, ``source``, in this layout.
+
+    Everything asked of it is asked of that one. It has no data, so no Trainer must know it: a block's own dictionary
+    holds the source in its place.
+    """
+
+    def __init__(self, source: Any, layout: layouts.Layout) -> None:
+        self.source = source
+        self.through = layout
+        super().__init__(f"{source.name}_through", source.grad_req, layout.shape(source.shape), source.dtype)
+
+    @property
+    def grad_req(self) -> str:
+        return str(self.source.grad_req)
+
+    @grad_req.setter
+    def grad_req(self, request: str) -> None:
+        if request != self.source.grad_req:
+            self.source.grad_req = request
+
+    def data(self, ctx: Any = None) -> Any:
+        return self.through.apply(self.source.data(ctx), Ops)
+
+    def list_data(self) -> list[Any]:
+        return [self.through.apply(array, Ops) for array in self.source.list_data()]
+
+    def grad(self, ctx: Any = None) -> Any:
+        return self.through.apply(self.source.grad(ctx), Ops)
+
+    def list_grad(self) -> list[Any]:
+        return [self.through.apply(array, Ops) for array in self.source.list_grad()]
+
+    def list_ctx(self) -> Any:
+        return self.source.list_ctx()
+
+    def var(self) -> Any:
+        return self.through.apply(self.source.var(), Ops)
+
+    def set_data(self, data: Any) -> None:
+        self.source.set_data(self.through.undo(data, Ops))
+
+    def _reduce(self) -> Any:
+        return self.through.apply(self.source._reduce(), Ops)
+
+    def _load_init(self, data: Any, ctx: Any, cast_dtype: bool = False, dtype_source: str = "current") -> None:
+        array = data if isinstance(data, mx.nd.NDArray) else mx.nd.array(data)
+        self.source._load_init(self.through.undo(array, Ops), ctx, cast_dtype, dtype_source)
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the source is initialised where it is held."""
+
+    def zero_grad(self) -> None:
+        self.source.zero_grad()
+
+    def reset_ctx(self, ctx: Any) -> None:
+        self.source.reset_ctx(ctx)
+
+    def cast(self, dtype: Any) -> None:
+        self.source.cast(dtype)
+        self._dtype = np.dtype(dtype)
+
+
 class GluonHost(Host):
     """A Block."""
 
@@ -131,13 +274,48 @@ class GluonHost(Host):
     def _walk(self, block: Any, path: tuple[str, ...], positions: tuple[int, ...], found: list[Slot]) -> None:
         kind = LAYERS.of(type(block))
         last = CHANNELS_LAST.get(kind) if kind in CHANNELS_LAST and block._kwargs["layout"].endswith("C") else None
+        own: list[Slot] = []
+        known = _recurrent_leaves(tuple(block._reg_params)) if isinstance(block, RECURRENT) else last
         for leaf, parameter in block._reg_params.items():
-            storage = self._storages.of(parameter, GluonStorage)
-            name, layout = LAYERS.canonical(type(block), leaf, parameter.shape or (), last)
+            tied = isinstance(parameter, Through)
+            storage = self._storages.of(parameter.source if tied else parameter, GluonStorage)
+            name, layout = LAYERS.canonical(type(block), leaf, parameter.shape or (), known)
             buffer = leaf in RUNNING or isinstance(parameter, gluon.Constant)
-            found.append(Slot((*path, name), positions, kind, storage, layout, block, leaf, buffer))
+            through = parameter.through if tied else None
+            own.append(Slot((*path, name), positions, kind, storage, layout, block, leaf, buffer, through))
+        if known is not last:  # Gluon lists all weights of a recurrent layer first
+            own.sort(key=lambda slot: layouts.rank(kind, slot.path[-1]))
+        found += own
         for position, (name, child) in enumerate(block._children.items()):
             self._walk(child, (*path, name), (*positions, position), found)
+
+    @property
+    def data_order(self) -> str:  # type: ignore[override]
+        convolutions = (b for b in _blocks(self.native) if LAYERS.of(type(b)) in CHANNELS_LAST)
+        return "last" if any(block._kwargs["layout"].endswith("C") for block in convolutions) else "first"
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
+        wanted = {slot.path[:-1] for slot in self.slots()}
+        names = Names((paths.text(path), block) for path, block in _places(self.native, ()) if path in wanted)
+        active = [(b, b._active) for b in _blocks(self.native) if isinstance(b, gluon.HybridBlock)]
+        hooks = [
+            block.register_forward_hook(lambda block, given, output: found.append((names.next(block), output)))
+            for block in names.layers
+        ]
+        try:
+            for block, _ in active:  # a compiled graph calls no hooks
+                block._active = False
+            self.call(inputs, {}, False)
+        finally:
+            for hook in hooks:
+                hook.detach()
+            for block, was in active:
+                block._active = was
+        return found
+
+    def options(self, slot: Slot) -> Mapping[str, Any]:
+        return LAYERS.options(slot.home)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         if autograd.is_recording():  # inside the user's own record(), or a step: the mode is decided there
@@ -145,12 +323,13 @@ class GluonHost(Host):
         with autograd.train_mode() if train else autograd.predict_mode():
             return self.native(*inputs, **kwargs)
 
-    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
+    def bind(self, slots: Sequence[Slot], storage: Any, through: layouts.Layout | None = None) -> None:
         block, leaf = slots[0].owner, slots[0].leaf
-        old, new = block._reg_params[leaf], storage.native
+        old, new = slots[0].storage.native, storage.native
         # The three places a block keeps a parameter; plain assignment asserts that the two are the same.
-        object.__setattr__(block, leaf, new)
-        block._reg_params[leaf] = new
+        held = new if through is None else Through(new, through)
+        object.__setattr__(block, leaf, held)
+        block._reg_params[leaf] = held
         entries = [(new.name, new) if p is old else (name, p) for name, p in block._params._params.items()]
         block._params._params.clear()
         block._params._params.update(entries)
@@ -159,11 +338,12 @@ class GluonHost(Host):
             if isinstance(each, gluon.HybridBlock):  # a compiled graph would go on using the old one
                 each._clear_cached_op()
 
-    def copy(self, storage: Any) -> GluonStorage:
+    def copy(self, storage: Any, through: layouts.Layout | None = None) -> GluonStorage:
         old = storage.native
-        fresh = gluon.Parameter(f"{old.name}_copy{next(_copies)}", old.grad_req, old.shape, old.dtype)
+        values = old.data() if through is None else through.apply(old.data(), Ops)
+        fresh = gluon.Parameter(f"{old.name}_copy{next(_copies)}", old.grad_req, values.shape, old.dtype)
         fresh.initialize(mx.init.Zero(), ctx=old.list_ctx())
-        fresh.set_data(old.data())
+        fresh.set_data(values)
         return self._storages.of(fresh, GluonStorage)
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
@@ -315,7 +495,7 @@ class Adam(mx.optimizer.Adam):  # type: ignore[misc,name-defined]
         weight[:] = weight - mean * rate / (square.sqrt() + self.epsilon)
 
 
-class MxnetBackend(Backend):
+class MxnetBackend(Ops, Backend):
     """mxnet.gluon 1.9.1."""
 
     unsupported = {
@@ -362,14 +542,10 @@ class MxnetBackend(Backend):
         make = mx.np.array if mx.util.is_np_array() else mx.nd.array
         return make(array, dtype=array.dtype)
 
-    def transpose(self, array: Any, axes: tuple[int, ...]) -> Any:
-        return array.transpose(axes)
-
-    def reshape(self, array: Any, shape: tuple[int, ...]) -> Any:
-        return array.reshape(shape)
-
-    def flip(self, array: Any, axes: tuple[int, ...]) -> Any:
-        return (mx.np if isinstance(array, mx.np.ndarray) else mx.nd).flip(array, axes)
+    def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
+        if _is_np(arrays[0]):
+            return mx.np.concatenate(list(arrays), axis)
+        return mx.nd.concat(*arrays, dim=axis)
 
     def detach(self, array: Any) -> Any:
         return array.detach().copy()
@@ -398,6 +574,12 @@ def _cross_entropy(np_arrays: bool) -> Any:
     loss = gluon.loss.SoftmaxCrossEntropyLoss()
     loss.hybridize()
     return loss
+
+
+def _places(block: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, block
+    for name, child in block._children.items():
+        yield from _places(child, (*path, name))
 
 
 def _blocks(block: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,9 +17,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from multiparam import layouts, nn
-from multiparam.errors import UnknownShapes, Unrecognised, Unsupported
-from multiparam.identity import Storages
+from multiparam import layouts, nn, paths
+from multiparam.errors import MultiparamWarning, UnknownShapes, Unrecognised, Unsupported
+from multiparam.identity import Names, Storages, watched
+from multiparam.packed import Composite, Leaf, attention, fold
 from multiparam.protocol import Backend, Host, Run, Slot
 
 from .build import functional
@@ -27,6 +29,7 @@ from .optimizers import KerasOptimizer
 Place = tuple[tuple[str, ...], tuple[int, ...], Any]  # path, positions, layer
 
 NORM = {"gamma": ("weight", "C"), "beta": ("bias", "C")}
+CELL = {"kernel": ("weight_ih", "IO"), "recurrent_kernel": ("weight_hh", "IO"), "bias": ("bias_ih", "O")}
 
 
 def _depthwise(shape: tuple[int, ...]) -> layouts.Layout:
@@ -54,7 +57,22 @@ KINDS = {
     "RMSNormalization": "rmsnorm",
     "GroupNormalization": "groupnorm",
     "BatchNormalization": "batchnorm",
+    "SimpleRNNCell": "rnn_cell",
+    "LSTMCell": "lstm_cell",
+    "MultiHeadAttention": "attention",
 }
+CONV: dict[str, Any] = {
+    "stride": lambda layer: tuple(layer.strides),
+    "padding": lambda layer: layouts.padding(layer.padding, layer.kernel_size, layer.strides, layer.dilation_rate),
+    "dilation": lambda layer: tuple(layer.dilation_rate),
+    "groups": lambda layer: layer.input_spec.axes[-1] if hasattr(layer, "depth_multiplier") else layer.groups,
+    "activation": lambda layer: layer.activation.__name__,
+}
+GATED: dict[str, Any] = {
+    "activation": lambda cell: cell.activation.__name__,
+    "recurrent_activation": lambda cell: cell.recurrent_activation.__name__,
+}
+EPS: dict[str, Any] = {"eps": "epsilon"}
 LAYERS = layouts.Layers(
     {f"{root}.{name}": kind for root in ("keras", "tf_keras") for name, kind in KINDS.items()},
     {
@@ -65,9 +83,55 @@ LAYERS = layouts.Layers(
         "layernorm": {"gamma": ("weight", "*"), "beta": ("bias", "*")},
         "rmsnorm": {"scale": ("weight", "*")},
         "groupnorm": NORM,
+        "rnn_cell": CELL,
+        "lstm_cell": CELL,
         "batchnorm": {**NORM, "moving_mean": ("running_mean", "C"), "moving_variance": ("running_var", "C")},
     },
+    {
+        "linear": {"activation": lambda layer: layer.activation.__name__},
+        "conv": CONV,
+        "conv_transpose": {name: CONV[name] for name in ("stride", "padding", "dilation", "activation")},
+        "layernorm": EPS,
+        "rmsnorm": EPS,
+        "groupnorm": {**EPS, "groups": "groups"},
+        "batchnorm": {**EPS, "momentum": lambda layer: layouts.old_to_new(layer.momentum)},
+        "rnn_cell": {"activation": lambda cell: cell.activation.__name__},
+        **dict.fromkeys(("lstm_cell", "GRUCell"), GATED),
+        "attention": {"heads": "_num_heads"},
+    },
 )
+
+
+def _gru(shape: tuple[int, ...]) -> layouts.Layout:
+    """Gates z r h of a kernel (I, 3H) or a bias (3H,) as PyTorch's r z n, one below the other."""
+    *inputs, many = shape
+    whole, split = (many, *inputs), (3, many // 3, *inputs)
+    turn = [("transpose", (1, 0))] if inputs else []
+    return layouts.Layout(*turn, ("reshape", whole, split), ("reorder", (1, 0, 2)), ("reshape", split, whole))
+
+
+GRU = {"kernel": Leaf("weight_ih", _gru), "recurrent_kernel": Leaf("weight_hh", _gru)}
+GRU_AFTER = Composite("gru_cell", {**GRU, "bias": (Leaf("bias_ih", _gru, row=0), Leaf("bias_hh", _gru, row=1))})
+GRU_BEFORE = Composite("gru_before_cell", {**GRU, "bias": Leaf("bias_ih", _gru)})
+SEQUENCE = Composite(within={r"cell\.cells\.(\d+)": r"_l\1", "cell": "_l0"})
+ATTENTION = attention("query_dense", "key_dense", "value_dense", "output_dense")
+COMPOSITES = {
+    "MultiHeadAttention": ATTENTION,
+    "GroupedQueryAttention": ATTENTION,
+    "GRUCell": GRU_AFTER,
+    "RNN": SEQUENCE,
+    "Bidirectional": Composite(within={"forward_layer": "", "backward_layer": "_reverse"}),
+}
+composites = layouts.ByClass(
+    {f"{root}.{name}": each for root in ("keras", "tf_keras") for name, each in COMPOSITES.items()}
+)
+
+
+def composite_of(layer: Any) -> Composite | None:
+    """How a layer made of layers shows; a GRU's reset gate acts after or before the recurrent product."""
+    found = composites.of(type(layer))
+    return GRU_BEFORE if found is GRU_AFTER and not layer.reset_after else found
+
 
 # A depthwise convolution is a grouped one; Keras 3 and tf_keras call its kernel differently.
 DEPTHWISE: layouts.LeafNames = {
@@ -108,6 +172,8 @@ class VariableStorage:
 
     @property
     def dtype(self) -> str:
+        if isinstance(self.native, keras.Variable):
+            return str(self.native.dtype)
         return tf.as_dtype(self.native.dtype).name
 
     @property
@@ -125,14 +191,113 @@ class VariableStorage:
         if not flag:
             self.gradient = None
 
-    def read(self) -> tf.Tensor:
-        return tf.convert_to_tensor(self.variable)
+    def read(self) -> Any:
+        return _tensor(self.native)
 
     def write(self, value: np.ndarray) -> None:
-        self.variable.assign(np.asarray(value, order="C"))
+        self.native.assign(np.array(value, order="C"))
 
     def grad(self) -> Any | None:
         return self.gradient
+
+
+class Ops:
+    """The steps of a layout, on TensorFlow's tensors and on those of another backend of Keras'."""
+
+    @staticmethod
+    def transpose(array: Any, axes: tuple[int, ...]) -> Any:
+        return tf.transpose(array, axes) if tf.is_tensor(array) else keras.ops.transpose(array, axes)
+
+    @staticmethod
+    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
+        return tf.reshape(array, shape) if tf.is_tensor(array) else keras.ops.reshape(array, shape)
+
+    @staticmethod
+    def flip(array: Any, axes: tuple[int, ...]) -> Any:
+        return tf.reverse(array, axes) if tf.is_tensor(array) else keras.ops.flip(array, axes)
+
+    @staticmethod
+    def reorder(array: Any, order: tuple[int, ...]) -> Any:
+        return tf.gather(array, order) if tf.is_tensor(array) else keras.ops.take(array, order, axis=0)
+
+
+class Through:
+    """What a layer's attribute holds where a transposed tie is: another variable, ``source``, in this layout.
+
+    TensorFlow takes it for a tensor wherever it computes with it, and Keras for a variable where it saves weights.
+    """
+
+    def __init__(self, source: Any, layout: layouts.Layout) -> None:
+        self.source = source
+        self.through = layout
+
+    @property
+    def value(self) -> Any:
+        return self.through.apply(_tensor(self.source), Ops)
+
+    def __tf_tensor__(self, dtype: Any = None, name: Any = None) -> tf.Tensor:
+        value: tf.Tensor = self.value
+        return value if dtype is None or value.dtype == dtype else tf.cast(value, dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(_numpy(self.value), dtype)
+
+    def __jax_array__(self) -> Any:
+        return self.value
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*(a.value if isinstance(a, cls) else a for a in args), **(kwargs or {}))
+
+    def numpy(self) -> np.ndarray:
+        return np.asarray(_numpy(self.value))
+
+    @property
+    def shape(self) -> Any:
+        shape = self.through.shape(tuple(self.source.shape))
+        return shape if isinstance(self.source, keras.Variable) else tf.TensorShape(shape)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.source.dtype
+
+    @property
+    def name(self) -> str:
+        return str(self.source.name)
+
+    def assign(self, value: Any) -> Any:
+        return self.source.assign(self.through.undo(np.asarray(_numpy(value)), np))
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.value[key]
+
+
+def _tensor(variable: Any) -> Any:
+    """A variable as the tensor that its backend computes with."""
+    if isinstance(variable, tf.Variable) or keras.backend.backend() == "tensorflow":
+        return tf.convert_to_tensor(variable)
+    return variable.value
+
+
+def _numpy(array: Any) -> np.ndarray:
+    if isinstance(array, (tf.Tensor, tf.Variable)):
+        return np.asarray(array.numpy())  # np.asarray alone fails for a scalar of bfloat16
+    if not isinstance(array, keras.Variable):
+        return np.asarray(array) if not hasattr(array, "detach") else keras.ops.convert_to_numpy(array)
+    return np.asarray(keras.ops.convert_to_numpy(array))
+
+
+def _is_foreign(optimizer: Any, variable: Any) -> bool:
+    """Whether an optimizer has been built, and for other variables."""
+    if optimizer is None or not getattr(optimizer, "built", getattr(optimizer, "_built", False)):
+        return False
+    if hasattr(optimizer, "_index_dict"):
+        return optimizer._var_key(variable) not in optimizer._index_dict
+    return not any(variable is known for known in optimizer._trainable_variables)
 
 
 class KerasHost(Host):
@@ -145,8 +310,14 @@ class KerasHost(Host):
 
     def slots(self) -> list[Slot]:
         found: list[Slot] = []
+        inside: list[Open] = []  # the composite layers we are in
         for path, positions, layer in _built.get(self.native) or walk(self.native, (), (), ()):
+            _leave(inside, path, found)
+            composite = composite_of(layer)
+            if composite is not None:
+                inside.append((path, len(found), composite, layer))
             self._own(layer, path, positions, found)
+        _leave(inside, None, found)
         alive = {id(slot.storage.native) for slot in found}
         lost = [variable for variable in self.native.weights if id(variable) not in alive]
         if lost:
@@ -162,11 +333,30 @@ class KerasHost(Host):
         depthwise = DEPTHWISE if kind == "conv" and hasattr(layer, "depth_multiplier") else None
         for attribute, variable in variables(layer):
             storage = self._storages.of(variable, VariableStorage, layer)
-            leaf = attribute.lstrip("_")
-            name, layout = LAYERS.canonical(type(layer), leaf, tuple(variable.shape), depthwise)
+            leaf, held = attribute.lstrip("_"), vars(layer)[attribute]
+            name, layout = LAYERS.canonical(type(layer), leaf, tuple(held.shape), depthwise)
             buffer = not any(variable is v for v in trained)
-            own.append(Slot((*path, name), positions, kind, storage, layout, layer, attribute, buffer))
+            through = held.through if isinstance(held, Through) else None
+            own.append(Slot((*path, name), positions, kind, storage, layout, layer, attribute, buffer, through))
         found.extend(sorted(own, key=lambda slot: layouts.rank(kind, slot.path[-1])))
+
+    @property
+    def data_order(self) -> str:  # type: ignore[override]
+        if self.native in _built:
+            return "first"
+        formats = {getattr(layer, "data_format", None) for _, _, layer in walk(self.native, (), (), ())}
+        return "first" if "channels_first" in formats else "last"
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
+        wanted = {slot.path[:-1] for slot in self.slots()}
+        places = _built.get(self.native) or walk(self.native, (), (), ())
+        with watched(Names((paths.text(path), layer) for path, _, layer in places if path in wanted), found):
+            self.call(inputs, {}, False)
+        return found
+
+    def options(self, slot: Slot) -> Mapping[str, Any]:
+        return LAYERS.options(slot.home)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         if self._training:
@@ -184,16 +374,16 @@ class KerasHost(Host):
                 )
         super().set_trainable(storages, flag)
 
-    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
+    def bind(self, slots: Sequence[Slot], storage: Any, through: layouts.Layout | None = None) -> None:
         layer, attribute = slots[0].owner, slots[0].leaf
-        old, new = getattr(layer, attribute), storage.native
+        old, new = slots[0].storage.native, storage.native
         for variables_of in _lists(layer):  # by identity: the tracker's own replacement compares values
             variables_of[:] = [new if v is old else v for v in variables_of]
         for ids in getattr(getattr(layer, "_tracker", None), "stored_ids", {}).values():
             if id(old) in ids:
                 ids.remove(id(old))
                 ids.add(id(new))
-        layer.__dict__[attribute] = new
+        layer.__dict__[attribute] = new if through is None else Through(new, through)
         if isinstance(new, tf.__internal__.tracking.Trackable):  # what tf.train.Checkpoint saves
             layer._track_trackable(new, attribute, overwrite=True)
         self._storages.add(storage)
@@ -201,16 +391,25 @@ class KerasHost(Host):
             for name in ("train_function", "test_function", "predict_function", "train_tf_function"):
                 if getattr(model, name, None) is not None:  # compiled for the old variable
                     setattr(model, name, None)
+        if _is_foreign(getattr(self.native, "optimizer", None), new):
+            warnings.warn(
+                f"The optimizer of {self.native.name!r} was built before and does not know the parameter that "
+                f"{layer.name!r} has now: compile() the model again before fit().",
+                MultiparamWarning,
+                stacklevel=4,
+            )
 
-    def copy(self, storage: Any) -> VariableStorage:
-        old = storage.native
+    def copy(self, storage: Any, through: layouts.Layout | None = None) -> VariableStorage:
+        old, values = storage.native, storage.read()
+        values = values if through is None else through.apply(values, Ops)
         if isinstance(old, keras.Variable):
-            fresh = keras.Variable(old.numpy(), dtype=old.dtype, trainable=old.trainable, name=old.name)
+            fresh = keras.Variable(_numpy(values), dtype=old.dtype, trainable=old.trainable, name=old.name)
         else:
-            fresh = tf.Variable(old, trainable=old.trainable, name=old.name.partition(":")[0])
+            fresh = tf.Variable(values, trainable=old.trainable, name=old.name.partition(":")[0])
         return self._storages.of(fresh, VariableStorage, storage._layer)
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
+        _require_tensorflow(storages, "gradients")
         watched = [storage.variable for storage in storages]
 
         @tf.function(autograph=False)
@@ -231,7 +430,27 @@ class KerasHost(Host):
         return step
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> KerasOptimizer:
+        _require_tensorflow(storages, "optimizers")
         return KerasOptimizer(name, options, storages)
+
+
+def _require_tensorflow(storages: Sequence[VariableStorage], what: str) -> None:
+    backend = keras.backend.backend()
+    if backend != "tensorflow" and any(isinstance(storage.native, keras.Variable) for storage in storages):
+        raise Unsupported(
+            f"This Keras runs on {backend}: multiparam reaches, ties and initialises its parameters but has no {what}. "
+            "Set KERAS_BACKEND=tensorflow before Keras is imported, or differentiate net.native natively."
+        )
+
+
+Open = tuple[tuple[str, ...], int, Composite, Any]  # path, first slot, how it folds, layer
+
+
+def _leave(inside: list[Open], path: Any, found: list[Slot]) -> None:
+    """Fold the composite layers that end before ``path``."""
+    while inside and (path is None or path[: len(inside[-1][0])] != inside[-1][0]):
+        at, start, composite, layer = inside.pop()
+        fold(composite, found, start, len(at), layer)
 
 
 def _call_arguments(layer: Any) -> Sequence[str]:
@@ -252,9 +471,9 @@ def variables(layer: Any) -> Iterator[tuple[str, Any]]:
     attributes = vars(layer)
     names = _holders.setdefault(type(layer), [])
     for variable in (v for group in _lists(layer) for v in group):
-        name = next((name for name in names if attributes.get(name) is variable), None)
+        name = next((name for name in names if _holds(attributes.get(name), variable)), None)
         if name is None:
-            name = next((name for name, value in attributes.items() if value is variable), None)
+            name = next((name for name, value in attributes.items() if _holds(value, variable)), None)
             if name is None:
                 raise Unsupported(
                     f"A variable of layer {layer.name!r} is held by no attribute of its own, so it has no stable name; "
@@ -262,6 +481,10 @@ def variables(layer: Any) -> Iterator[tuple[str, Any]]:
                 )
             names.append(name)
         yield name, variable
+
+
+def _holds(value: Any, variable: Any) -> bool:
+    return value is variable or (isinstance(value, Through) and value.source is variable)
 
 
 # The attributes in which each class of layers was seen to hold variables: where to look first.
@@ -283,22 +506,23 @@ def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     by layer name in a Functional model, then by private attributes, which MultiHeadAttention, for one, keeps."""
     cls = {base.__name__ for base in type(layer).__mro__}
     if "Sequential" in cls:
-        yield from (((str(i),), child) for i, child in enumerate(layer.layers))
+        yield from (((str(i),), child) for i, child in enumerate(_sequence(layer)))
         return
     if not (getattr(layer, "_layers", None) or getattr(layer, "_self_tracked_trackables", None)):
         return
     seen: set[int] = set()
-    public = {attribute for attribute in vars(layer) if not attribute.startswith("_")}
-    for attribute in vars(layer):
+    attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # where layers are torch's modules, they are there
+    public = {attribute for attribute in attributes if not attribute.startswith("_")}
+    for attribute in attributes:
         if attribute in public:
-            for segments, child in _layers(vars(layer)[attribute]):
+            for segments, child in _layers(attributes[attribute]):
                 seen.add(id(child))
                 yield (attribute, *segments), child
     if "Functional" in cls:
         graph = [child for child in layer.layers if type(child).__name__ != "InputLayer" and id(child) not in seen]
         seen.update(map(id, graph))
         yield from zip(((name,) for name in _stable_names(graph)), graph, strict=True)
-    for attribute, value in vars(layer).items():
+    for attribute, value in attributes.items():
         if attribute.startswith("_") and not attribute.startswith("_self_") and attribute not in TRACKERS:
             for segments, child in _layers(value):
                 if id(child) not in seen:
@@ -307,8 +531,25 @@ def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
                     yield (attribute if bare in public else bare, *segments), child
 
 
+def _sequence(model: Any) -> list[Any]:
+    """A Sequential's layers as it applies them. tf_keras lists one that is repeated once, whatever it does."""
+    if not getattr(model, "_graph_initialized", False):
+        return list(model.layers)
+    nodes = [node.layer for _, depth in sorted(model._nodes_by_depth.items(), reverse=True) for node in depth]
+    applied = [layer for layer in nodes if type(layer).__name__ != "InputLayer"]
+    return applied if len(applied) > len(model.layers) else list(model.layers)
+
+
+def _repeated(model: Any) -> list[Any]:
+    """The layers of a tf_keras Sequential that is not built yet, where one is there twice."""
+    if getattr(model, "_graph_initialized", True) or type(model).__name__ != "Sequential":
+        return []
+    added = [each for each in model._self_tracked_trackables if type(each).__name__ != "InputLayer"]
+    return added if len(set(map(id, added))) < len(added) else []
+
+
 # Where Keras itself lists a layer's sublayers again; TensorFlow's own lists begin with "_self_".
-TRACKERS = {"_layers", "_tracked", "_operations", "_metrics", "_functional", "_obj_reference_counts_dict"}
+TRACKERS = {"_modules", "_layers", "_tracked", "_operations", "_metrics", "_functional", "_obj_reference_counts_dict"}
 
 
 def _layers(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -350,17 +591,13 @@ def _is_counted(name: str, base: str) -> bool:
     return re.fullmatch(rf"{re.escape(base)}(_\d+)?", name) is not None
 
 
-class TensorflowBackend(Backend):
+class TensorflowBackend(Ops, Backend):
     """Keras on TensorFlow."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...]) -> KerasHost:
         if not is_layer(native):
-            raise Unrecognised(f"mp.wrap takes a Keras model or layer on TensorFlow, not {type(native).__qualname__}.")
-        if isinstance(native, keras.layers.Layer) and keras.backend.backend() != "tensorflow":
-            raise Unsupported(
-                f"This Keras runs on {keras.backend.backend()}; multiparam reaches Keras models on TensorFlow so far. "
-                "Set KERAS_BACKEND=tensorflow before Keras is imported."
-            )
+            raise Unrecognised(f"mp.wrap takes a Keras model or layer, not {type(native).__qualname__}.")
+        repeated = _repeated(native)
         if not native.built or not all(layer.built for _, _, layer in walk(native, (), (), ())):
             if not inputs:
                 raise UnknownShapes(
@@ -368,6 +605,15 @@ class TensorflowBackend(Backend):
                     "Pass example inputs, mp.wrap(net, X), or call it once."
                 )
             native(*inputs)
+        if repeated and len(_sequence(native)) < len(repeated):
+            at = [i for i, layer in enumerate(repeated) if repeated.count(layer) > 1]
+            warnings.warn(
+                f"tf_keras applies a repeated layer of a Sequential once when its first call builds it: "
+                f"of {repeated[at[0]].name!r}, at {' and '.join(map(str, at))} of {native.name!r}, the first is left. "
+                "Begin with tf_keras.Input, and it is applied each time.",
+                MultiparamWarning,
+                stacklevel=3,
+            )
         return KerasHost(native)
 
     def build(self, plan: nn.Plan, dtype: str) -> KerasHost:
@@ -376,22 +622,22 @@ class TensorflowBackend(Backend):
         return KerasHost(model)
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        return np.asarray(tf.convert_to_tensor(array).numpy())
+        if isinstance(array, keras.Variable):
+            array = _tensor(array)
+        return _numpy(array)
 
-    def from_numpy(self, array: np.ndarray) -> tf.Tensor:
-        return tf.constant(array)
+    def from_numpy(self, array: np.ndarray) -> Any:
+        if keras.backend.backend() == "tensorflow":
+            return tf.constant(array)
+        return keras.ops.convert_to_tensor(np.array(array))
 
-    def transpose(self, array: Any, axes: tuple[int, ...]) -> tf.Tensor:
-        return tf.transpose(array, axes)
+    def concatenate(self, arrays: Sequence[Any], axis: int) -> tf.Tensor:
+        return tf.concat(list(arrays), axis) if tf.is_tensor(arrays[0]) else keras.ops.concatenate(arrays, axis)
 
-    def reshape(self, array: Any, shape: tuple[int, ...]) -> tf.Tensor:
-        return tf.reshape(array, shape)
-
-    def flip(self, array: Any, axes: tuple[int, ...]) -> tf.Tensor:
-        return tf.reverse(array, axes)
-
-    def detach(self, array: Any) -> tf.Tensor:
-        return tf.stop_gradient(array)
+    def detach(self, array: Any) -> Any:
+        if tf.is_tensor(array):
+            return tf.stop_gradient(array)
+        return keras.ops.copy(keras.ops.stop_gradient(array))  # torch's may alias the variable
 
     def mse(self, prediction: Any, target: Any) -> tf.Tensor:
         return tf.reduce_mean(tf.math.squared_difference(prediction, tf.cast(target, prediction.dtype)))
@@ -407,6 +653,6 @@ class TensorflowBackend(Backend):
         def fill(storage: VariableStorage, seed: int) -> None:
             config = function.get_config()  # an initialiser keeps the seed it was made with: make one with ours
             seeded = type(function).from_config({**config, "seed": seed}) if "seed" in config else function
-            storage.variable.assign(seeded(storage.shape, dtype=storage.dtype))
+            storage.native.assign(seeded(storage.shape, dtype=storage.dtype))
 
         return fill

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn as tnn
 from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
-from multiparam import nn
+from multiparam import layouts, nn, paths
 from multiparam.errors import InvalidArgument, Unrecognised
-from multiparam.identity import Storages
-from multiparam.layouts import Layers
+from multiparam.identity import Names, Storages
+from multiparam.layouts import Layers, Layout
 from multiparam.protocol import Backend, Host, Run, Slot
 
+CONV = {
+    "stride": "stride",
+    "padding": lambda layer: layouts.padding(layer.padding, layer.kernel_size, layer.stride, layer.dilation),
+    "dilation": "dilation",
+    "groups": "groups",
+}
 # PyTorch is the canonical form, so the kinds' names are all that is needed.
 LAYERS = Layers(
     {
@@ -34,8 +41,28 @@ LAYERS = Layers(
         tnn.GroupNorm: "groupnorm",
         tnn.modules.instancenorm._InstanceNorm: "instancenorm",
         tnn.modules.batchnorm._BatchNorm: "batchnorm",
+        tnn.RNN: "rnn",
+        tnn.LSTM: "lstm",
+        tnn.GRU: "gru",
+        tnn.RNNCell: "rnn_cell",
+        tnn.LSTMCell: "lstm_cell",
+        tnn.GRUCell: "gru_cell",
+        tnn.MultiheadAttention: "attention",
     },
     {},
+    {
+        "conv": CONV,
+        "conv_transpose": {**CONV, "output_padding": "output_padding"},
+        "layernorm": {"eps": "eps"},
+        "rmsnorm": {"eps": lambda layer: torch.finfo(layer.weight.dtype).eps if layer.eps is None else layer.eps},
+        "groupnorm": {"eps": "eps", "groups": "num_groups"},
+        "instancenorm": {"eps": "eps", "momentum": "momentum"},
+        "batchnorm": {"eps": "eps", "momentum": "momentum"},
+        "rnn": {"activation": "nonlinearity"},
+        "rnn_cell": {"activation": "nonlinearity"},
+        **dict.fromkeys(("lstm", "lstm_cell", "gru", "gru_cell"), layouts.GATED),
+        "attention": {"heads": "num_heads"},
+    },
 )
 
 
@@ -89,6 +116,26 @@ class TorchBuffer(TorchStorage):
         return self._table[self._name]  # type: ignore[no-any-return]
 
 
+class Through(tnn.Module):
+    """The parametrization of a transposed tie: a module computes with a layout of another's Parameter."""
+
+    def __init__(self, layout: Layout, position: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.position = position  # of the parameter among its module's, which torch forgets
+
+    def forward(self, source: torch.Tensor) -> torch.Tensor:
+        return self.layout.apply(source, Ops)  # type: ignore[no-any-return]
+
+
+def _throughs(module: tnn.Module) -> dict[str, tnn.Module]:
+    """A module's parameters that are transposed ties: name -> the list torch keeps of its parametrizations."""
+    if not is_parametrized(module):
+        return {}
+    lists = module.parametrizations._modules  # type: ignore[union-attr]
+    return {name: each for name, each in lists.items() if isinstance(each[0], Through)}  # type: ignore[index,misc]
+
+
 class TorchHost(Host):
     """A Module."""
 
@@ -106,7 +153,7 @@ class TorchHost(Host):
         if type(module).__name__ == "OptimizedModule":  # torch.compile wraps a module; its names are the module's
             return self._walk(module._modules["_orig_mod"], path, positions, found)  # type: ignore[arg-type]
         cls = type(module)
-        kind, renamed, storages = LAYERS.of(cls), LAYERS.leaves(cls), self._storages
+        kind, renamed, storages, start = LAYERS.of(cls), LAYERS.leaves(cls), self._storages, len(found)
         for table, buffer in ((module._parameters, False), (module._buffers, True)):
             for name, tensor in table.items():
                 if tensor is not None:
@@ -115,9 +162,44 @@ class TorchHost(Host):
                     )
                     leaf, layout = LAYERS.canonical(cls, name, tuple(tensor.shape)) if renamed else (name, None)
                     found.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer))
+        tied = _throughs(module)
+        for name, each in sorted(tied.items(), key=lambda item: item[1][0].position):  # type: ignore[index]
+            leaf, layout = LAYERS.canonical(cls, name, ())
+            storage, through = storages.of(each.original, TorchStorage), each[0]  # type: ignore[index]
+            slot = Slot((*path, leaf), positions, kind, storage, layout, module, name, False, through.layout)
+            found.insert(start + through.position, slot)
         for position, (name, child) in enumerate(module._modules.items()):
-            if child is not None:
+            if child is not None and not (name == "parametrizations" and len(tied) == len(child._modules)):
                 self._walk(child, (*path, name), (*positions, position), found)
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
+        found: list[tuple[str, Any]] = []
+        names = Names(self._layers())
+
+        def note(module: tnn.Module, given: Any, output: Any) -> None:
+            found.append((names.next(module), output))
+
+        hooks = [module.register_forward_hook(note) for module in names.layers]
+        try:
+            with torch.no_grad():
+                self.call(inputs, {}, False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+    def _layers(self) -> Iterator[tuple[str, tnn.Module]]:
+        """Each position of each module by canonical name, for those that have parameters of their own in it."""
+        wanted = {slot.path[:-1] for slot in self.slots()}
+        stack = [((), self.native)]
+        while stack:
+            path, module = stack.pop()
+            if path in wanted:
+                yield paths.text(path), module
+            stack += [((*path, name), child) for name, child in module._modules.items() if child is not None]
+
+    def options(self, slot: Slot) -> Mapping[str, Any]:
+        return LAYERS.options(slot.home)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         if self.native.training == train:
@@ -139,13 +221,27 @@ class TorchHost(Host):
         with torch.no_grad():
             self._in_mode(False, lambda: self.native(*inputs))
 
-    def bind(self, slots: Sequence[Slot], storage: Any) -> None:
-        slot = slots[0]
-        slot.owner._parameters[slot.leaf] = storage.native
+    def bind(self, slots: Sequence[Slot], storage: Any, through: Layout | None = None) -> None:
+        module, name = slots[0].owner, slots[0].leaf
+        table = module._parameters
+        if slots[0].through is not None:
+            order = list(table)
+            order.insert(module.parametrizations[name][0].position, name)
+            # What torch leaves behind is written into the tensor it finds here, which must be nobody else's.
+            module.parametrizations[name].original = tnn.Parameter(slots[0].storage.native.detach().clone())
+            remove_parametrizations(module, name)
+            table.update([(each, table.pop(each)) for each in order])
+        if through is None:
+            table[name] = storage.native
+            return
+        view = Through(through, list(table).index(name))
+        register_parametrization(module, name, view, unsafe=True)
+        module.parametrizations[name].original = storage.native
 
-    def copy(self, storage: Any) -> TorchStorage:
-        fresh = tnn.Parameter(storage.native.detach().clone(), requires_grad=storage.trainable)
-        return self._storages.of(fresh, TorchStorage)
+    def copy(self, storage: Any, through: Layout | None = None) -> TorchStorage:
+        values = storage.native.detach()
+        values = values.clone() if through is None else through.apply(values, Ops).clone().contiguous()
+        return self._storages.of(tnn.Parameter(values, requires_grad=storage.trainable), TorchStorage)
 
     def gradient(
         self, run: Run, storages: Sequence[Any], train: bool
@@ -208,7 +304,27 @@ class TorchOptimizer:
         self.native.step()
 
 
-class TorchBackend(Backend):
+class Ops:
+    """The steps of a layout."""
+
+    @staticmethod
+    def transpose(array: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+        return array.permute(axes)
+
+    @staticmethod
+    def reshape(array: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return array.reshape(shape)
+
+    @staticmethod
+    def flip(array: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+        return array.flip(axes)
+
+    @staticmethod
+    def reorder(array: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+        return array[list(order)]
+
+
+class TorchBackend(Ops, Backend):
     """torch.nn and torch.optim."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...]) -> TorchHost:
@@ -226,23 +342,18 @@ class TorchBackend(Backend):
 
     def to_numpy(self, array: Any) -> np.ndarray:
         array = array.detach().cpu().resolve_conj().resolve_neg()
-        if array.dtype == torch.bfloat16:
+        name = str(array.dtype).removeprefix("torch.")
+        if name in CARRIERS:
             import ml_dtypes
 
-            return array.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+            return array.contiguous().view(getattr(torch, CARRIERS[name])).numpy().view(getattr(ml_dtypes, name))
         return array.numpy()
 
     def from_numpy(self, array: np.ndarray) -> torch.Tensor:
         return from_numpy(array).clone()
 
-    def transpose(self, array: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-        return array.permute(axes)
-
-    def reshape(self, array: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        return array.reshape(shape)
-
-    def flip(self, array: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-        return array.flip(axes)
+    def concatenate(self, arrays: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
+        return torch.cat(list(arrays), axis)
 
     def detach(self, array: torch.Tensor) -> torch.Tensor:
         return array.detach().clone()
@@ -266,10 +377,17 @@ class TorchBackend(Backend):
         return fill
 
 
+CARRIERS = {
+    "bfloat16": "int16",
+    **dict.fromkeys(("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"), "uint8"),
+}
+
+
 def from_numpy(array: np.ndarray) -> torch.Tensor:
-    """A tensor that may alias a numpy array; bfloat16 travels as int16."""
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
+    """A tensor that may alias a numpy array; what numpy knows only through ml_dtypes travels as integers."""
+    name = array.dtype.name
+    if name in CARRIERS:
+        return torch.from_numpy(np.array(array).view(CARRIERS[name])).view(getattr(torch, name))
     if any(stride < 0 for stride in array.strides) or not array.flags.writeable:
         array = np.array(array)
     return torch.from_numpy(array)
