@@ -23,6 +23,11 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "Parameter": ("parameter", "Parameter"),
     "Group": ("parameter", "Group"),
     "Recorder": ("recorder", "Recorder"),
+    "save": ("files", "save"),
+    "load": ("files", "load"),
+    "read": ("formats", "read"),
+    "plan": ("plans", "plan"),
+    "transfer": ("plans", "transfer"),
     "register_layer": ("layouts", "register_layer"),
     "nn": ("nn", None),
     "init": ("initializers", None),
@@ -36,9 +41,12 @@ if TYPE_CHECKING:
     from . import errors, losses, nn
     from . import initializers as init
     from .errors import MultiparamError, MultiparamWarning
+    from .files import load, save
+    from .formats import read
     from .layouts import register_layer
     from .model import Model, build, to_numpy, wrap
     from .parameter import Group, Parameter
+    from .plans import plan, transfer
     from .recorder import Recorder
     from .registry import backends, use
 
@@ -53,10 +61,15 @@ __all__ = [
     "build",
     "errors",
     "init",
+    "load",
     "losses",
     "nn",
+    "plan",
+    "read",
     "register_layer",
+    "save",
     "to_numpy",
+    "transfer",
     "use",
     "wrap",
 ]

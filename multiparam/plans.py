@@ -1,0 +1,619 @@
+"""Weights from one model, or a file, into another model, of any framework: first a plan, then the transfer.
+
+Layers are matched by canonical name, by the user's rules, or, as guesses to confirm, by order, kind and shape. Inside
+a pair of layers :mod:`multiparam.convert` says what becomes what. What weights do not carry is compared as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+import numpy as np
+
+from . import convert, paths
+from .compare.judge import distance
+from .errors import FileError, InvalidArgument, TransferError, WrongType
+from .layouts import BOOKKEEPING, KINDS
+from .model import Model
+from .parameter import castable
+from .state import Source, Spec, dtype_of, same, spec
+
+Rules = Union[Mapping[Any, Union[str, None]], Callable[[str], Union[str, None]], str, Path, None]
+
+BOUND = 256.0  # eps of the output's dtype that verification allows, unless told otherwise
+
+
+class Entry(NamedTuple):
+    """One name of one side. ``key`` is the same for names of one storage."""
+
+    name: str
+    spec: Spec
+    key: Any
+    buffer: bool = False
+
+
+@dataclass
+class Side:
+    """What a plan needs to know of a model or a file."""
+
+    title: str
+    layers: dict[str, dict[str, Entry]]
+    kinds: dict[tuple[str, str], str]  # (layer, leaf) -> kind of layer
+    read: Callable[[str], np.ndarray]
+    options: Mapping[str, Mapping[str, Any]]
+    order: str | None = None  # "first" or "last": where data has its channels when it is flattened
+
+    def kind(self, layer: str) -> str:
+        """The kind of a layer; nothing where a file does not say."""
+        return next((self.kinds[layer, leaf] for leaf in self.layers[layer] if (layer, leaf) in self.kinds), "")
+
+    def names(self) -> list[str]:
+        return [entry.name for layer in self.layers.values() for entry in layer.values()]
+
+    def ties(self) -> list[list[str]]:
+        groups: dict[Any, list[str]] = {}
+        for layer in self.layers.values():
+            for entry in layer.values():
+                groups.setdefault(entry.key, []).append(entry.name)
+        return [names for names in groups.values() if len(names) > 1]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One target parameter: the source names it is made of, what is done to them, and why they were chosen."""
+
+    target: str
+    sources: tuple[str, ...]
+    change: str
+    why: str
+    make: Callable[[], np.ndarray] = field(repr=False, compare=False)
+
+
+@dataclass
+class Plan:
+    """Which source parameter goes where, through which change, and why. ``print`` it; nothing is written yet.
+
+    ``missing``: target parameters that nothing makes. ``unused``: source parameters that go nowhere. ``refused``:
+    pairs that cannot be, with the reason. ``options``: what weights do not carry and differs, so that outputs will.
+    """
+
+    source: str
+    target: str
+    moves: list[Move] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
+    ties: list[str] = field(default_factory=list)
+    layers: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def guesses(self) -> list[Move]:
+        """The moves that only order, kind and shape speak for."""
+        return [move for move in self.moves if move.why == GUESS]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every target parameter is made and nothing is refused. Guesses still have to be accepted."""
+        return not self.missing and not self.refused
+
+    def __str__(self) -> str:
+        width = max((len(" + ".join(move.sources)) for move in self.moves), default=0)
+        lines = [f"{self.source} -> {self.target}"]
+        for move in self.moves:
+            notes = "; ".join(note for note in (move.change, move.why if move.why != NAME else "") if note)
+            lines.append(f"  {' + '.join(move.sources):{width}} -> {move.target}" + (f"   ({notes})" if notes else ""))
+        for title, texts in (
+            ("missing, nothing makes them:", self.missing),
+            ("unused, they go nowhere:", self.unused),
+            ("refused:", self.refused),
+            ("ties:", self.ties),
+            ("these will make outputs differ:", self.options),
+        ):
+            if texts:
+                lines += [title, *(f"  {text}" for text in texts)]
+        return "\n".join(lines)
+
+
+NAME, RULE, GUESS = "name", "rule", "guess: order, kind and shape"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a transfer did. ``distance``: that of the outputs in eps, where it was verified; ``parted``: the first
+    layer, by its source and target name, whose outputs differ by more than ``bound``."""
+
+    plan: Plan
+    distance: float | None = None
+    bound: float = BOUND
+    parted: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two models compute the same; of an unverified transfer nobody knows."""
+        return self.distance is not None and self.distance <= self.bound
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.plan.moves)} parameters and buffers transferred; optimizer state does not travel."]
+        lines += [*self.plan.ties, *(f"Outputs will differ: {text}" for text in self.plan.options)]
+        if self.distance is not None:
+            verdict = "the models agree" if self.agrees else "the models DISAGREE"
+            lines.append(f"Verified: {verdict}, {self.distance:.3g} eps apart (bound {self.bound:g}).")
+        if self.parted:
+            lines.append(f"They part first at {self.parted}.")
+        return "\n".join(lines)
+
+
+# -- the two sides
+
+
+def _side(thing: Any) -> Side:
+    if isinstance(thing, Model):
+        return _model(thing)
+    if isinstance(thing, (str, Path)):
+        from .formats import read
+
+        return _state(read(thing), str(thing))
+    if isinstance(thing, Mapping):
+        return _state(thing, "state")
+    raise WrongType(f"A transfer is from a model, a file or a state, not from a {type(thing).__name__}.")
+
+
+def _model(net: Model) -> Side:
+    layers: dict[str, dict[str, Entry]] = {}
+    kinds: dict[tuple[str, str], str] = {}
+    for name, slot in zip(net._table.names, net._table.slots, strict=True):
+        layer, leaf = paths.text(slot.path[:-1]), paths.text(slot.path[-1:])
+        p = net[name]
+        layers.setdefault(layer, {})[leaf] = Entry(name, Spec(p.shape, p.dtype), id(slot.storage), slot.buffer)
+        kinds[layer, leaf] = slot.kind
+    title = f"{net.backend} {type(net.native).__name__}"
+    return Side(title, layers, kinds, lambda name: net[name].numpy(), net.options(), net._host.data_order)
+
+
+def _state(state: Mapping[str, Any], title: str) -> Side:
+    from .files import said_by
+    from .model import to_numpy
+
+    document = said_by(state)
+    layers: dict[str, dict[str, Entry]] = {}
+    kinds: dict[tuple[str, str], str] = {}
+    stored: dict[str, tuple[str, bool]] = {}
+    for name in state:
+        about = document.parameters.get(name, {})
+        found = state.spec(name) if isinstance(state, Source) else spec(state[name])
+        for each in (name, *about.get("aliases", ())):
+            turned = each in about.get("transposed", ())
+            layer, leaf = _split(each)
+            shown = found._replace(shape=found.shape[::-1]) if turned else found
+            layers.setdefault(layer, {})[leaf] = Entry(each, shown, name, bool(about.get("buffer")))
+            stored[each] = name, turned
+            if "kind" in about and each == name:
+                kinds[layer, leaf] = about["kind"]
+
+    def read(name: str) -> np.ndarray:
+        at, turned = stored[name]
+        array = to_numpy(state[at])
+        return array.T if turned else array
+
+    return Side(title, layers, kinds, read, document.layers, None)
+
+
+def _split(name: str) -> tuple[str, str]:
+    *layer, leaf = re.split(r"(?<!\\)\.", name)
+    return ".".join(layer), leaf
+
+
+# -- rules
+
+
+def renamer(rules: Rules) -> Callable[[str], str | None]:
+    """A function from source names to target names, None for one that is left out.
+
+    Rules are such a function; a mapping pattern -> new name or None; or a TOML or JSON file with one, under ``rename``
+    in TOML. A pattern is a glob over a whole name or a whole layer's name, whose ``*`` stand in the new name again, or
+    a compiled regular expression, ``"re:..."`` in a file, with groups. The first that fits counts.
+
+    >>> rename = renamer({"encoder.*": "body.*", re.compile(r"h(\\d)\\.w"): r"layers.\\1.weight", "old.*": None})
+    >>> [rename(name) for name in ("encoder.0.weight", "h3.w", "old.bias", "head.bias")]
+    ['body.0.weight', 'layers.3.weight', None, 'head.bias']
+    """
+    if rules is None:
+        return lambda name: name
+    if isinstance(rules, (str, Path)):
+        return renamer(_rules_file(Path(rules)))
+    if callable(rules):
+        return rules
+    if not isinstance(rules, Mapping):
+        raise WrongType(f"Rules are a mapping, a function or a file, not a {type(rules).__name__}.")
+    compiled = [(_pattern(pattern), _template(pattern, new)) for pattern, new in rules.items()]
+
+    def rename(name: str) -> str | None:
+        for pattern, new in compiled:
+            found = pattern.fullmatch(name)
+            if found:
+                return None if new is None else found.expand(new) + (found.groupdict().get("_leaf") or "")
+        return name
+
+    rename.patterns = [pattern for pattern, _ in compiled]  # type: ignore[attr-defined]
+    rename.given = list(rules)  # type: ignore[attr-defined]
+    return rename
+
+
+def _rules_file(path: Path) -> Mapping[Any, str | None]:
+    import tomllib
+
+    try:
+        text = path.read_text("utf-8")
+        found = tomllib.loads(text).get("rename") if path.suffix == ".toml" else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{str(path)!r} is not {path.suffix[1:].upper() or 'JSON'}: {error}") from None
+    if not isinstance(found, dict) or not all(isinstance(new, str) or not new for new in found.values()):
+        raise FileError(
+            f"{str(path)!r} holds no rules: a JSON object, or a table [rename] in TOML, of patterns and new names, "
+            'with false (or null in JSON) for "leave it out".'
+        )
+    return {pattern: new or None for pattern, new in found.items()}
+
+
+def _pattern(pattern: Any) -> re.Pattern[str]:
+    if isinstance(pattern, re.Pattern):
+        return pattern
+    if not isinstance(pattern, str):
+        raise WrongType(f"A rule's pattern is a text or a compiled regular expression, not {type(pattern).__name__}.")
+    if pattern.startswith("re:"):
+        try:
+            return re.compile(pattern[3:])
+        except re.error as error:
+            raise InvalidArgument(f"The rule {pattern!r} is no regular expression: {error}") from None
+    text = "".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", pattern))
+    return re.compile(text + r"(?P<_leaf>\.[^.]+)?" if not pattern.endswith("*") else text)
+
+
+def _template(pattern: Any, new: str | None) -> str | None:
+    if new is None or isinstance(pattern, re.Pattern) or pattern.startswith("re:"):
+        return new
+    if new.count("*") > pattern.count("*"):
+        raise InvalidArgument(f"The rule {pattern!r} -> {new!r} has more * in the new name than in the pattern.")
+    parts = new.replace("\\", "\\\\").split("*")
+    return parts[0] + "".join(f"\\g<{i}>{part}" for i, part in enumerate(parts[1:], 1))
+
+
+# -- the plan
+
+
+def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False) -> Plan:
+    """Which source parameter goes where, through which change, and why. Writes nothing.
+
+    ``source`` is a Model, a weight file, or a state. Layers match by canonical name, after ``rules``: see
+    :func:`renamer`. Where names do not lead to a layer of its kind and shapes, the match is by order, kind and shape
+    if there is only one, and is marked as a guess. Raises InvalidArgument for a rule that fits nothing.
+
+        >>> X, spec = np.ones((1, 4)), mp.nn.Sequential(mp.nn.Linear(3), mp.nn.Linear(2))
+        >>> a, b = mp.build(spec, X, backend="torch"), mp.build(spec, X, backend="jax")
+        >>> p = mp.plan(a, b)
+        >>> p.complete, p.moves[0].sources, p.moves[0].target
+        (True, ('0.weight',), '0.weight')
+    """
+    if not isinstance(target, Model):
+        raise WrongType(f"A transfer goes into a wrapped model, not into a {type(target).__name__}. Say mp.wrap first.")
+    one, other = _side(source), _model(target)
+    found = Plan(one.title, other.title)
+    groups, renamed, dropped = _renamed(one, rules)
+    pairs = {layer: layer for layer in other.layers if layer in groups}
+    why = {layer: RULE if layer in renamed else NAME for layer in pairs}
+    fits = {layer: _fit(one, other, groups[layer], layer) for layer in pairs}
+    if any(fit.refused or fit.missing for fit in fits.values()) and rules is None:
+        structural = _by_structure(one, other, groups, list(groups), list(other.layers))
+        if len(structural) == len(other.layers):  # the names are of two schemes that happen to overlap
+            pairs, why, fits = structural, {}, {}
+    rest = [layer for layer in groups if layer not in pairs.values()]
+    for layer, guess in _by_structure(
+        one, other, groups, rest, [layer for layer in other.layers if layer not in pairs]
+    ).items():
+        pairs[layer] = guess
+    for layer in other.layers:
+        if layer not in pairs:
+            found.missing += [e.name for leaf, e in other.layers[layer].items() if leaf not in BOOKKEEPING]
+            continue
+        at = pairs[layer]
+        fit = fits.get(layer) or _fit(one, other, groups[at], layer)
+        _add(found, one, other, groups[at], layer, fit, why.get(layer, GUESS))
+    used = {name for move in found.moves for name in move.sources}
+    keys = {entry.key for group in groups.values() for entry in group.values() if entry.name in used}
+    entries = [entry for group in groups.values() for leaf, entry in group.items() if leaf not in BOOKKEEPING]
+    found.unused = [e.name for e in entries if e.name not in used and e.key not in keys] + dropped
+    _once(found, one, other)
+    _dtypes(found, one, other, cast)
+    _ties(found, one, other)
+    return found
+
+
+def _renamed(one: Side, rules: Rules) -> tuple[dict[str, dict[str, Entry]], set[str], list[str]]:
+    """The source's entries by the layer and leaf they are called after the rules; which layers a rule named; and what
+    was left out."""
+    rename = renamer(rules)
+    groups: dict[str, dict[str, Entry]] = {}
+    renamed: set[str] = set()
+    dropped: list[str] = []
+    for layer, leaves in one.layers.items():
+        for leaf, entry in leaves.items():
+            name = rename(entry.name)
+            if name is None:
+                dropped.append(entry.name)
+                continue
+            to, end = (layer, leaf) if name == entry.name else _split(name)
+            if name != entry.name:
+                renamed.add(to)
+            if end in groups.get(to, {}):
+                raise InvalidArgument(f"Two source parameters are called {name!r} by the rules, {entry.name!r} is one.")
+            groups.setdefault(to, {})[end] = entry
+    names = one.names()
+    for pattern, given in zip(getattr(rename, "patterns", []), getattr(rename, "given", []), strict=True):
+        if not any(pattern.fullmatch(name) for name in names):
+            text = given.pattern if isinstance(given, re.Pattern) else given
+            raise InvalidArgument(f"The rule {text!r} fits no source name. {paths.did_you_mean(str(text), names)}")
+    return groups, renamed, dropped
+
+
+def _kind(one: Side, group: Mapping[str, Entry]) -> str:
+    """The kind of the source layer that most of a group is of."""
+    return next((one.kinds[at] for entry in group.values() if (at := _split(entry.name)) in one.kinds), "")
+
+
+def _fit(one: Side, other: Side, group: Mapping[str, Entry], layer: str) -> convert.Fit:
+    source = {leaf: entry.spec.shape for leaf, entry in group.items()}
+    target = {leaf: entry.spec.shape for leaf, entry in other.layers[layer].items()}
+    return convert.fit(source, target, (_kind(one, group), other.kind(layer)), lambda leaf: one.read(group[leaf].name))
+
+
+def _by_structure(
+    one: Side, other: Side, groups: Mapping[str, Mapping[str, Entry]], sources: list[str], targets: list[str]
+) -> dict[str, str]:
+    """target layer -> source layer, where order, kind and shape leave one way only."""
+
+    def goes(source: str, target: str) -> bool:
+        mine, theirs = _kind(one, groups[source]), other.kind(target)
+        if mine and theirs and mine != theirs and (mine in KINDS or theirs in KINDS):
+            return False
+        fit = _fit(one, other, groups[source], target)
+        return not (fit.missing or fit.refused or fit.unused)
+
+    if len(sources) == len(targets) and all(goes(s, t) for s, t in zip(sources, targets, strict=True)):
+        return dict(zip(targets, sources, strict=True))
+    ways = {target: [source for source in sources if goes(source, target)] for target in targets}
+    return {
+        target: found[0]
+        for target, found in ways.items()
+        if len(found) == 1 and sum(found[0] in each for each in ways.values()) == 1
+    }
+
+
+def _add(
+    found: Plan, one: Side, other: Side, group: Mapping[str, Entry], layer: str, fit: convert.Fit, why: str
+) -> None:
+    """A pair of layers into the plan."""
+    theirs = other.layers[layer]
+    at = _split(next(iter(group.values())).name)[0]
+    found.layers.append((at, layer))
+    found.refused += [f"{at or 'the source'} -> {layer or 'the target'}: {reason}" for reason in fit.refused]
+    found.missing += [theirs[leaf].name for leaf in fit.missing] if not fit.refused else []
+    for move in fit.moves:
+        sources = tuple(group[leaf].name for leaf in move.sources)
+        make, change = move.make, move.change
+        rows = move.target == "weight" and other.kind(layer) == "linear"
+        channels = _flattened(one, other, layer) if rows else 0
+        if channels:
+            make = _flattener(channels, str(other.order))
+            change = f"rows permuted: {channels} channels were flattened {one.order}, here {other.order}"
+        found.moves.append(Move(theirs[move.target].name, sources, change, why, _maker(one, make, sources)))
+    mine = one.options.get(at, {})
+    for option, value in other.options.get(layer, {}).items():
+        if option in mine and not _alike(mine[option], value):
+            when = ", when it trains" if option == "momentum" else ""
+            found.options.append(f"{layer or 'the model'}: {option} is {mine[option]} there, {value} here{when}")
+
+
+def _maker(one: Side, make: Callable[..., np.ndarray], sources: tuple[str, ...]) -> Callable[[], np.ndarray]:
+    return lambda: make(*(one.read(name) for name in sources))
+
+
+def _flattener(channels: int, to: str) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda array: convert.flatten(array, channels, to)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= 1e-7 * max(abs(a), abs(b))  # a framework may keep it in float32
+    return bool(a == b)
+
+
+def _flattened(one: Side, other: Side, layer: str) -> int:
+    """How many channels a linear layer's inputs were flattened from, where the two sides do it in another order: those
+    of the last convolution before it, when it has a multiple of them as inputs."""
+    if one.order is None or other.order is None or one.order == other.order:
+        return 0
+    channels = 0
+    for name, leaves in other.layers.items():
+        kind, weight = other.kind(name), leaves.get("weight")
+        if name == layer:
+            inputs = weight.spec.shape[1] if weight else 0
+            return channels if channels and inputs > channels and inputs % channels == 0 else 0
+        if weight is not None and kind in ("conv", "conv_transpose"):
+            groups = other.options.get(name, {}).get("groups", 1)
+            channels = weight.spec.shape[0] if kind == "conv" else weight.spec.shape[1] * groups
+        elif kind == "linear":
+            channels = 0
+    return 0
+
+
+def _once(found: Plan, one: Side, other: Side) -> None:
+    """Each target storage is made once; a tied target may come from several source arrays, if those are equal."""
+    keys = {e.name: e.key for layer in other.layers.values() for e in layer.values()}
+    kept: dict[Any, Move] = {}
+    for move in found.moves:
+        first = kept.setdefault(keys[move.target], move)
+        if first is not move and not _one(one, first, move):
+            a, b = first.make(), move.make()
+            shapes = {e.name: e.spec.shape for layer in other.layers.values() for e in layer.values()}
+            turned = shapes[first.target] != shapes[move.target]
+            if not same(a, b.T if turned else b):
+                found.refused.append(
+                    f"{first.target} and {move.target} are tied in the target, and {' + '.join(first.sources)} and "
+                    f"{' + '.join(move.sources)} have different values"
+                )
+    found.moves = list(kept.values())
+
+
+def _one(one: Side, a: Move, b: Move) -> bool:
+    """Whether two moves read the same source storages."""
+    keys = {entry.name: entry.key for layer in one.layers.values() for entry in layer.values()}
+    return [keys[name] for name in a.sources] == [keys[name] for name in b.sources]
+
+
+def _dtypes(found: Plan, one: Side, other: Side, cast: bool) -> None:
+    mine = {e.name: e.spec.dtype for layer in one.layers.values() for e in layer.values()}
+    theirs = {e.name: e.spec.dtype for layer in other.layers.values() for e in layer.values()}
+    for move in found.moves:
+        for name in move.sources:
+            a, b = mine[name], theirs[move.target]
+            if a != b and not (cast and castable(a, b)):
+                cure = "" if not castable(a, b) else "; say cast=True to convert it"
+                found.refused.append(f"{name} is {a}, {move.target} is {b}{cure}")
+                break
+
+
+def _ties(found: Plan, one: Side, other: Side) -> None:
+    """What is tied on one side only."""
+    to: dict[str, str] = {}
+    for move in found.moves:
+        to.update(dict.fromkeys(move.sources, move.target))
+    theirs = other.ties()
+    for names in one.ties():
+        targets = list(dict.fromkeys(to[name] for name in names if name in to))
+        if len(targets) > 1 and not any(set(targets) <= set(group) for group in theirs):
+            first, *more = targets
+            cure = ", ".join(f"net.tie({name!r}, {first!r})" for name in more)
+            found.ties.append(f"{' and '.join(names)} are tied there, their targets are not: say {cure}")
+
+
+# -- the transfer
+
+
+def transfer(
+    source: Any,
+    target: Model,
+    rules: Rules = None,
+    *,
+    partial: bool = False,
+    accept_guesses: bool = False,
+    cast: bool = False,
+    verify: Any = None,
+    bound: float = BOUND,
+) -> Report:
+    """Write a source's weights and buffers into a model, by :func:`plan`.
+
+    Everything is checked before anything is written; values are read and written one at a time. ``partial`` leaves
+    target parameters that nothing makes as they are. With ``verify``, example inputs of the source (numpy; a tuple
+    where there are several), both models run afterwards, and the report says how far apart they are, in eps of the
+    output's dtype, and if that is more than ``bound``, the first layer at which they part. Inputs and outputs of four
+    or more axes are brought into each model's order of channels.
+
+    Raises TransferError, with the plan in its text, when the plan is not complete or has guesses not accepted; the
+    target is then unchanged.
+
+        >>> import torch
+        >>> native = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> spec = mp.nn.Sequential(mp.nn.Linear(3), mp.nn.ReLU(), mp.nn.Linear(2))
+        >>> net = mp.build(spec, np.ones((1, 4)), backend="jax")
+        >>> report = mp.transfer(mp.wrap(native), net, verify=np.ones((2, 4), "float32"))
+        >>> report.agrees
+        True
+    """
+    if verify is not None and not isinstance(source, Model):
+        raise InvalidArgument("Only a model can be run to verify a transfer; this source is a file or a state.")
+    found = plan(source, target, rules, cast=cast)
+    problems = [title for title, texts in (
+        ("something is refused", found.refused),
+        ("target parameters are missing (partial=True leaves them as they are)", [] if partial else found.missing),
+        ("there are guesses (accept_guesses=True takes them)", [] if accept_guesses else found.guesses),
+    ) if texts]  # fmt: skip
+    if problems:
+        raise TransferError(f"Nothing was transferred: {', '.join(problems)}.\n{found}")
+    for move in found.moves:
+        p = target[move.target]
+        p._write(move.make().astype(dtype_of(p.dtype), copy=False))
+    if verify is None:
+        return Report(found, bound=bound)
+    return _verified(found, source, target, verify if isinstance(verify, tuple) else (verify,), bound)
+
+
+def _verified(found: Plan, source: Model, target: Model, inputs: tuple[Any, ...], bound: float) -> Report:
+    outputs = [_outputs(source, net, inputs) for net in (source, target)]
+    if [a.shape for a in outputs[0]] != [b.shape for b in outputs[1]]:
+        shapes = " and ".join(str([a.shape for a in each]) for each in outputs)
+        return Report(found, float("inf"), bound, f"the output, of shapes {shapes}")
+    apart = max((_distance(a, b) for a, b in zip(*outputs, strict=True)), default=0.0)
+    parted = "" if apart <= bound else parting(found.layers, source, target, inputs, bound)
+    return Report(found, apart, bound, parted)
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    coarse = min((a.dtype, b.dtype), key=lambda dtype: dtype.itemsize)
+    return distance(b, a, coarse.name if coarse.kind == "f" else "float32")
+
+
+def _turned(net: Model, array: np.ndarray, back: bool = False) -> np.ndarray:
+    """An array of four or more axes from channels first to a model's order, or back."""
+    if array.ndim < 4 or net._host.data_order == "first":
+        return array
+    return np.moveaxis(array, -1, 1) if back else np.moveaxis(array, 1, -1)
+
+
+def _given(source: Model, net: Model, inputs: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+    arrays = [_turned(source, net.to_numpy(x), back=True) for x in inputs]
+    return tuple(np.ascontiguousarray(_turned(net, array)) for array in arrays)
+
+
+def _outputs(source: Model, net: Model, inputs: tuple[Any, ...]) -> list[np.ndarray]:
+    return [_turned(net, array, back=True) for array in arrays_of(net(*_given(source, net, inputs)))]
+
+
+def arrays_of(output: Any) -> list[np.ndarray]:
+    """Every array of an output, however nested."""
+    from .model import to_numpy
+
+    if isinstance(output, Mapping):
+        return [array for each in output.values() for array in arrays_of(each)]
+    if isinstance(output, (list, tuple)):
+        return [array for each in output for array in arrays_of(each)]
+    return [] if output is None else [to_numpy(output)]
+
+
+def parting(
+    layers: Iterable[tuple[str, str]], source: Model, target: Model, inputs: tuple[Any, ...], bound: float
+) -> str:
+    """The first layer in the source's order of execution whose output differs in the target, by both names."""
+    watched = [net.activations(*_given(source, net, inputs)) for net in (source, target)]
+    mine, theirs = ({name: arrays_of(net.to_numpy(y)) for name, y in each} for net, each in
+                    zip((source, target), watched, strict=True))  # fmt: skip
+    to = dict(layers)
+    for name, arrays in mine.items():
+        other = theirs.get(to.get(name, ""))
+        if other is None:
+            continue
+        pairs = [
+            (_turned(source, a, back=True), _turned(target, b, back=True)) for a, b in zip(arrays, other, strict=False)
+        ]
+        apart = max((_distance(a, b) for a, b in pairs), default=0.0)
+        if apart > bound:
+            names = name if name == to[name] else f"{name} -> {to[name]}"
+            return f"layer {names} ({apart:.3g} eps)"
+    return "the output: the outputs of all layers with parameters agree"
