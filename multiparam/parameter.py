@@ -65,7 +65,8 @@ class Parameter:
 
     @property
     def native(self) -> Any:
-        """The untouched framework object. Writing to it writes to the model."""
+        """The untouched framework object; a tuple where several make up the parameter, as the gates of a Flax LSTM.
+        Writing to it writes to the model."""
         return self._storage.native
 
     @property
@@ -160,6 +161,10 @@ class Parameter:
         target = _numpy_dtype(self.dtype)
         if value.dtype != target and not castable(value.dtype.name, self.dtype):
             raise DtypeError(f"{self.name!r} is {self.dtype}; {value.dtype} values cannot be written into it.")
+        if target.kind in "iu" and value.dtype.kind in "iu" and value.size and value.dtype != target:
+            limits = np.iinfo(target)
+            if int(value.min()) < limits.min or int(value.max()) > limits.max:
+                raise DtypeError(f"{self.name!r} is {self.dtype}; the values go beyond its range.")
         return value.astype(target, copy=False)
 
     def _write(self, value: np.ndarray) -> None:

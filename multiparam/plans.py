@@ -602,8 +602,7 @@ def parting(
 ) -> str:
     """The first layer in the source's order of execution whose output differs in the target, by both names."""
     watched = [net.activations(*_given(source, net, inputs)) for net in (source, target)]
-    mine, theirs = ({name: arrays_of(net.to_numpy(y)) for name, y in each} for net, each in
-                    zip((source, target), watched, strict=True))  # fmt: skip
+    mine, theirs = ({name: arrays_of(output) for name, output in each} for each in watched)
     to = dict(layers)
     for name, arrays in mine.items():
         other = theirs.get(to.get(name, ""))

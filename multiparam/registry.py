@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from .paths import did_you_mean
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .model import Model
     from .protocol import Array, Backend
 
 GROUP = "multiparam.backends"
@@ -37,6 +38,8 @@ class BackendInfo:
     ``install``: the pip line to show when something is missing.
     ``reads``: suffix of a weight file -> ``"package.module:function"`` that reads one, path -> (name -> array). Such a
     function should import the framework only where the format needs it.
+    ``writes``: suffix -> ``"package.module:function"`` that writes such a file: (a Model or name -> array, path), a model
+    of this backend by the framework's own names and layouts.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class BackendInfo:
         adapter: str,
         install: str,
         reads: Mapping[str, str] = MappingProxyType({}),
+        writes: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.recognises = recognises
@@ -57,6 +61,7 @@ class BackendInfo:
         self.adapter = adapter
         self.install = install
         self.reads = reads
+        self.writes = writes
         self.broken: Exception | None = None
         self._backend: Backend | None = None
 
@@ -106,15 +111,22 @@ class BackendInfo:
 
     def read(self, path: Path) -> Mapping[str, Array]:
         """The arrays of a weight file of one of the suffixes in ``reads``. Raises :class:`BackendMissing`."""
+        found: Mapping[str, Array] = self._function(self.reads[path.suffix], f"reads {path.suffix} files")(path)
+        return found
+
+    def write(self, source: Model | Mapping[str, Array], path: Path, suffix: str) -> None:
+        """Write a weight file of one of the suffixes in ``writes``. Raises :class:`BackendMissing`."""
+        self._function(self.writes[suffix], f"writes {suffix} files")(source, path)
+
+    def _function(self, where: str, what: str) -> Callable[..., Any]:
         from importlib import import_module
 
-        module, _, attribute = self.reads[path.suffix].partition(":")
+        module, _, attribute = where.partition(":")
         try:
-            function = getattr(import_module(module), attribute)
+            found: Callable[..., Any] = getattr(import_module(module), attribute)
         except ImportError as error:
             self.require()
-            raise BackendMissing(f"{module!r}, which reads {path.suffix} files, does not import: {error}") from error
-        found: Mapping[str, Array] = function(path)
+            raise BackendMissing(f"{module!r}, which {what}, does not import: {error}") from error
         return found
 
     def __repr__(self) -> str:
@@ -234,6 +246,15 @@ def readers() -> dict[str, BackendInfo]:
     found: dict[str, BackendInfo] = {}
     for known in registered().values():
         for suffix in known.reads:
+            found.setdefault(suffix, known)
+    return found
+
+
+def writers() -> dict[str, BackendInfo]:
+    """suffix -> the backend that writes weight files ending so; the first registered, where several do."""
+    found: dict[str, BackendInfo] = {}
+    for known in registered().values():
+        for suffix in known.writes:
             found.setdefault(suffix, known)
     return found
 

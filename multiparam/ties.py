@@ -118,6 +118,8 @@ class Tie(NamedTuple):
 def known(net: Model) -> list[list[Tie]]:
     """The ties of a model as it is now."""
     slots, by_name = net._table.slots, net._table.by_name
+    if len(net._table.first) == len(slots):
+        return []
     groups = [[slots[by_name[name]] for name in names] for names in net.ties()]
     return [[Tie(paths.text(slot.path), slot.layout != group[0].layout) for slot in group] for group in groups]
 

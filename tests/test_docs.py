@@ -13,8 +13,12 @@ import pytest
 
 import multiparam as mp
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+BLOCKS = PYTHON.findall(README)
+PAGES = {"torch-to-flax": ("torch", "jax"), "keras-to-torch": ("tensorflow", "torch")}
+PAGES["leaving-mxnet"] = ("mxnet", "torch", "jax", "tensorflow")
 MODULES = [
     module.name
     for package in ("multiparam",)
@@ -28,6 +32,23 @@ MODULES = [
 def test_the_readmes_code_runs(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multiparam.registry._default", None)
     exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.needs(*needs), id=page) for page, needs in PAGES.items()]
+)
+def test_a_pages_code_runs_from_top_to_bottom(page: str) -> None:
+    """A page is one story: each block goes on where the last one ended, and asserts what the text says."""
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    names: dict[str, object] = {}
+    for block in PYTHON.findall(text):
+        exec(compile(block, f"docs/{page}.md", "exec"), names)
+
+
+def test_every_page_is_run_and_found_from_the_readme() -> None:
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} == set(PAGES)
+    for page in PAGES:
+        assert f"(docs/{page}.md)" in README
 
 
 @pytest.mark.needs("torch")

@@ -10,4 +10,5 @@ backend = BackendInfo(
     adapter="multiparam_jax.adapter:JaxBackend",
     install='pip install "multiparam[jax]"',
     reads={".msgpack": "multiparam_jax.files:read"},
+    writes={".msgpack": "multiparam_jax.writer:write"},
 )

@@ -10,4 +10,5 @@ backend = BackendInfo(
     adapter="multiparam_mxnet.adapter:MxnetBackend",
     install='pip install "multiparam[mxnet]"',
     reads={".params": "multiparam_mxnet.files:read"},
+    writes={".params": "multiparam_mxnet.writer:write"},
 )

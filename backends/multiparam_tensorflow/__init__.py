@@ -9,4 +9,5 @@ backend = BackendInfo(
     requires=("tensorflow", "keras"),
     adapter="multiparam_tensorflow.adapter:TensorflowBackend",
     install='pip install "multiparam[tensorflow]"',
+    writes={".weights.h5": "multiparam_tensorflow.writer:write"},
 )

@@ -599,6 +599,12 @@ class TensorflowBackend(Ops, Backend):
             raise Unrecognised(f"mp.wrap takes a Keras model or layer, not {type(native).__qualname__}.")
         repeated = _repeated(native)
         if not native.built or not all(layer.built for _, _, layer in walk(native, (), (), ())):
+            if not inputs and native.built:
+                idle = next(layer for _, _, layer in walk(native, (), (), ()) if not layer.built)
+                raise UnknownShapes(
+                    f"The layer {idle.name!r} of the Keras model {native.name!r} was never called, so it has no "
+                    "parameters. Pass example inputs, mp.wrap(net, X); a layer that no call reaches is left out."
+                )
             if not inputs:
                 raise UnknownShapes(
                     f"The Keras model {native.name!r} is not built, so it has no parameters yet. "

@@ -10,4 +10,5 @@ backend = BackendInfo(
     adapter="multiparam_torch.adapter:TorchBackend",
     install='pip install "multiparam[torch]"',
     reads=dict.fromkeys((".pt", ".pth", ".bin"), "multiparam_torch.files:read"),
+    writes=dict.fromkeys((".pt", ".pth"), "multiparam_torch.writer:write"),
 )

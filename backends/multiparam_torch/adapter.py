@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn as tnn
 from torch.nn.parameter import UninitializedTensorMixin
-from torch.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization, remove_parametrizations
 
 from multiparam import layouts, nn, paths
 from multiparam.errors import InvalidArgument, Unrecognised
@@ -130,10 +130,9 @@ class Through(tnn.Module):
 
 def _throughs(module: tnn.Module) -> dict[str, tnn.Module]:
     """A module's parameters that are transposed ties: name -> the list torch keeps of its parametrizations."""
-    if not is_parametrized(module):
-        return {}
     lists = module.parametrizations._modules  # type: ignore[union-attr]
-    return {name: each for name, each in lists.items() if isinstance(each[0], Through)}  # type: ignore[index,misc]
+    ours = {name: each for name, each in lists.items() if isinstance(each, ParametrizationList)}
+    return {name: each for name, each in ours.items() if isinstance(each[0], Through)}
 
 
 class TorchHost(Host):
@@ -162,7 +161,7 @@ class TorchHost(Host):
                     )
                     leaf, layout = LAYERS.canonical(cls, name, tuple(tensor.shape)) if renamed else (name, None)
                     found.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer))
-        tied = _throughs(module)
+        tied = _throughs(module) if "parametrizations" in module._modules else {}
         for name, each in sorted(tied.items(), key=lambda item: item[1][0].position):  # type: ignore[index]
             leaf, layout = LAYERS.canonical(cls, name, ())
             storage, through = storages.of(each.original, TorchStorage), each[0]  # type: ignore[index]
