@@ -1,6 +1,7 @@
 # Each target makes its own virtual environment where there is none: a fresh machine needs only Python and make.
 PYTHON ?= python3
 VENV ?= .venv
+MODERN ?= .venv-modern
 BIN := $(VENV)/bin
 JOBS ?= 2
 
@@ -24,19 +25,19 @@ bench: $(VENV)/.ready
 	@$(BIN)/python benchmarks/bench.py
 
 # The same tests under numpy 2 and the newest jax, flax and keras. MXNet pins numpy below 2, so it comes without pins.
-modern: .venv-modern/.ready
-	.venv-modern/bin/python -m pytest -n $(JOBS) --dist loadgroup
+modern: $(MODERN)/.ready
+	$(MODERN)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
 $(VENV)/.ready: pyproject.toml constraints/default.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade-strategy only-if-needed -c constraints/default.txt -e ".[all,dev]"
 	@touch $@
 
-.venv-modern/.ready: pyproject.toml constraints/modern.txt
-	$(PYTHON) -m venv .venv-modern
-	.venv-modern/bin/python -m pip install -q -c constraints/modern.txt -e ".[torch,jax,keras2,dev]" requests graphviz
-	.venv-modern/bin/python -m pip install -q --no-deps mxnet==1.9.1
+$(MODERN)/.ready: pyproject.toml constraints/modern.txt
+	$(PYTHON) -m venv $(MODERN)
+	$(MODERN)/bin/python -m pip install -q -c constraints/modern.txt -e ".[torch,jax,keras2,dev]" requests graphviz
+	$(MODERN)/bin/python -m pip install -q --no-deps mxnet==1.9.1
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-modern
+	rm -rf .venv .venv-modern .venv-ci .venv-ci-modern

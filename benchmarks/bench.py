@@ -131,7 +131,7 @@ def ready(result: Any) -> None:
     if hasattr(loss, "block_until_ready"):
         import jax
 
-        jax.block_until_ready([loss, [array for _, array in grads._entries.values()]])
+        jax.block_until_ready([loss, grads._native])
     elif hasattr(loss, "wait_to_read"):
         import mxnet
 
@@ -222,6 +222,188 @@ def init(backend: str) -> Iterator[Row]:
     yield backend, "init of 64 M values, over torch.nn.init.normal_", native, mine, 1.2
 
 
+class Transformer:
+    """A decoder of GPT-2's size, 124 M parameters with its output layer tied, as native layers by name and shape only:
+    what a transfer moves does not depend on a forward pass."""
+
+    width, depth, vocabulary, positions = 768, 12, 50257, 1024
+
+    @classmethod
+    def sizes(cls) -> dict[str, tuple[int, int]]:
+        """Linear layers: name -> (inputs, outputs)."""
+        w = cls.width
+        block = {"qkv": (w, 3 * w), "proj": (w, w), "up": (w, 4 * w), "down": (4 * w, w)}
+        return {f"{name}_{i}": size for i in range(cls.depth) for name, size in block.items()}
+
+
+def torch_transformer() -> Any:
+    import torch
+
+    net = torch.nn.ModuleDict({name: torch.nn.Linear(*size) for name, size in Transformer.sizes().items()})
+    net["embed"] = torch.nn.Embedding(Transformer.vocabulary, Transformer.width)
+    return net
+
+
+def native_transformer(backend: str) -> Any:
+    """The same in another framework, wrapped."""
+    sizes = Transformer.sizes()
+    if backend == "jax":
+        from flax import linen
+
+        class Net(linen.Module):
+            def setup(self) -> None:
+                for name, (_, outputs) in sizes.items():
+                    setattr(self, name, linen.Dense(outputs))
+                self.embed = linen.Embed(Transformer.vocabulary, Transformer.width)
+
+        params = {
+            name: {"kernel": np.zeros(size, "float32"), "bias": np.zeros(size[1], "float32")}
+            for name, size in sizes.items()
+        }
+        table = np.zeros((Transformer.vocabulary, Transformer.width), "float32")
+        return mp.wrap(Net(), variables={"params": {**params, "embed": {"embedding": table}}})
+    if backend == "mxnet":
+        from multiparam_mxnet.load import load
+
+        gluon = load().gluon
+        net = gluon.nn.HybridSequential()
+        for name, (inputs, outputs) in sizes.items():
+            net.register_child(gluon.nn.Dense(outputs, in_units=inputs), name)
+        net.register_child(gluon.nn.Embedding(Transformer.vocabulary, Transformer.width), "embed")
+        net.initialize()
+        return mp.wrap(net)
+    import keras
+
+    class Model(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, (inputs, outputs) in sizes.items():
+                layer = keras.layers.Dense(outputs)
+                layer.build((None, inputs))
+                setattr(self, name, layer)
+            self.embed = keras.layers.Embedding(Transformer.vocabulary, Transformer.width)
+            self.embed.build((None,))
+            self.built = True
+
+    return mp.wrap(Model())
+
+
+def loop(backend: str, source: Any, target: Any) -> Callable[[], Any]:
+    """The transfer as a user writes it by hand."""
+    names = [*Transformer.sizes()]
+    if backend == "jax":
+        import jax
+        import jax.numpy as jnp
+
+        def run() -> Any:
+            params = {}
+            for name in names:
+                kernel = jnp.asarray(source[name].weight.detach().numpy().T)
+                params[name] = {"kernel": kernel, "bias": jnp.asarray(source[name].bias.detach().numpy())}
+            params["embed"] = {"embedding": jnp.asarray(source["embed"].weight.detach().numpy())}
+            return jax.block_until_ready(params)
+
+    elif backend == "mxnet":
+        net = target.native
+
+        def run() -> Any:
+            for name in names:
+                net._children[name].weight.set_data(source[name].weight.detach().numpy())
+                net._children[name].bias.set_data(source[name].bias.detach().numpy())
+            net._children["embed"].weight.set_data(source["embed"].weight.detach().numpy())
+
+    else:
+        net = target.native
+
+        def run() -> Any:
+            for name in names:
+                getattr(net, name).set_weights(
+                    [source[name].weight.detach().numpy().T, source[name].bias.detach().numpy()]
+                )
+            net.embed.set_weights([source["embed"].weight.detach().numpy()])
+
+    return run
+
+
+def transfers(backend: str) -> Iterator[Row]:
+    """124 M parameters from torch, against the loop a user would write, and its embedding against one memory pass."""
+    if backend == "torch":
+        return
+    source = torch_transformer()
+    wrapped, target = mp.wrap(source), native_transformer(backend)
+    native, mine = best(loop(backend, source, target), lambda: mp.transfer(wrapped, target), turns=3, seconds=30)
+    yield backend, "transfer 124 M parameters from torch, over the user's loop", native, mine, 1 / 3
+    import torch
+
+    table = np.random.default_rng(0).random((170_000, 768), "float32")  # 500 MB
+    one = mp.wrap(torch.nn.Embedding.from_pretrained(torch.from_numpy(table)))
+    other = mp.build(nn.Embedding(*table.shape), np.zeros((1, 1), "int64"), backend=backend)
+    native, mine = best(table.copy, lambda: mp.transfer(one, other), turns=3, seconds=20)
+    yield backend, "transfer 500 MB of embeddings from torch, over numpy's copy", native, mine, 1.2
+
+
+def files() -> Iterator[Row]:
+    """Against the safetensors library's own functions."""
+    import tempfile
+    from pathlib import Path
+
+    from safetensors.torch import load_file, save_file
+
+    source = torch_transformer()
+    net = mp.wrap(source)
+    with tempfile.TemporaryDirectory() as folder:
+        path, own = Path(folder) / "ours.safetensors", Path(folder) / "theirs.safetensors"
+        native, mine = best(
+            lambda: save_file(source.state_dict(), own), lambda: mp.save(net, path), turns=3, seconds=30
+        )
+        yield "torch", "save 500 MB, over safetensors.torch.save_file", native, mine, 1.1
+        load = [
+            lambda: source.load_state_dict(load_file(own)),
+            lambda: mp.load(net, path),
+            lambda: mp.load(net, path, verify=False),
+        ]
+        native, mine, unread = best(*load, turns=3, seconds=30)
+        yield "torch", "load 500 MB, over load_file and load_state_dict", native, mine, 1.1
+        yield "torch", "the same with verify=False", native, unread, 1.1
+
+
+PEAK = """
+import re, sys, tempfile
+import numpy as np, torch
+import multiparam as mp
+
+size, shape = 2048, (1, 2048)
+def both(n):
+    native = torch.nn.Sequential(*[torch.nn.Linear(size, size, bias=False) for _ in range(n)])
+    spec = mp.nn.Sequential(*[mp.nn.Linear(size, bias=False) for _ in range(n)])
+    return mp.wrap(native), mp.build(spec, np.zeros(shape, "float32"), backend=sys.argv[1])
+def travel(net, other):
+    mp.transfer(net, other)
+    mp.load(other, mp.save(other, tempfile.mkdtemp() + "/w.safetensors"))
+def resident(what):
+    return int(re.search(what + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+travel(*both(1))  # what is imported and made on first use
+pair = both(16)
+open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
+before = resident("VmRSS")
+travel(*pair)
+print((resident("VmHWM") - before) / (size * size * 4))
+"""
+
+
+def memory(backend: str) -> Iterator[Row]:
+    """What a transfer, a save and a load hold at most beyond the models, in units of the largest tensor, each in a
+    process of its own: numbers, shown as seconds would be, of 1 and of that."""
+    done = subprocess.run([sys.executable, "-c", PEAK, backend], capture_output=True, check=True, text=True)
+    yield (
+        backend,
+        "peak memory of transfer, save and load, in largest tensors",
+        1.0,
+        float(done.stdout.split()[-1]),
+        2.0,
+    )
+
+
 def imports() -> Iterator[Row]:
     def seconds(code: str) -> float:
         script = f"import time; s = time.perf_counter(); {code}; print(time.perf_counter() - s)"
@@ -247,9 +429,9 @@ def main() -> None:
     for column in ("backend", "what", "native", "multiparam", "ratio", "aim"):
         table.add_column(column, justify="left" if column in ("backend", "what") else "right")
     with quiet() as stderr:
-        rows = list(imports())
+        rows = [*imports(), *(files() if not asked or "torch" in asked else ())]
         for name in names:
-            for measure in (access, listing, step, init):
+            for measure in (access, listing, step, init, transfers, memory):
                 print(f"{name}: {measure.__name__}", file=stderr, flush=True)
                 rows.extend(measure(name))
     for backend, what, native, mine, aim in rows:

@@ -97,7 +97,7 @@ def save(
 def _tensors(state: Group | Mapping[str, Any]) -> list[Tensor]:
     if isinstance(state, Group):
         held = {**state.parameters(), **state.buffers()}
-        return [Tensor(name, p.shape, p.dtype, p.numpy) for name, p in held.items()]
+        return [Tensor(name, p.shape, p.dtype, p._alias) for name, p in held.items()]
     if not isinstance(state, Mapping):
         raise WrongType(f"mp.save takes a model, a group or a mapping of arrays, not {type(state).__qualname__}.")
     for name in state:

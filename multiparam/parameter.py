@@ -11,6 +11,7 @@ import numpy as np
 
 from . import paths
 from .errors import DtypeError, ParameterNotFound, PositionError, ShapeError, UnknownShapes, WrongType
+from .layouts import contiguous
 from .packed import bases, refuse_partial
 
 if TYPE_CHECKING:
@@ -113,9 +114,13 @@ class Parameter:
 
     def numpy(self) -> np.ndarray:
         """The values as an independent, writable numpy array in canonical layout."""
+        return contiguous(self._alias())
+
+    def _alias(self) -> np.ndarray:
+        """The values in canonical layout, for reading at once: it may alias the model's memory."""
         array = self._net.adapter.to_numpy(self._storage.read())
         layout = self._slot.layout
-        return np.array(array if layout is None else layout.apply(array, np), order="C")
+        return array if layout is None else layout.apply(array, np)  # type: ignore[no-any-return]
 
     @property
     def grad(self) -> Any | None:
@@ -427,14 +432,15 @@ class Group:
         chosen = list(group)
         fill = self._net.adapter.initializer(function)
         if fill is not None:
-            before = [p.numpy() for p in chosen]
+            natives = {
+                base: np.array(self._net.adapter.to_numpy(base.read())) for p in chosen for base in bases(p._storage)
+            }
             try:
                 for p in chosen:
-                    for i, base in enumerate(bases(p._storage)):
-                        fill(base, _small_seed(seed, f"{p.name} {i}" if i else p.name))
+                    _fill(fill, p, seed)
             except Exception:
-                for p, old in zip(chosen, before, strict=True):
-                    p._write(old)
+                for base, old in natives.items():
+                    base.write(old)
                 raise
             return group
         if isinstance(function, Initializer):
@@ -495,6 +501,18 @@ class Group:
         title = type(self).__name__ + (f" {paths.text(self._prefix)!r}" if self._prefix else "")
         lines = [f"  {parameter!r}" for parameter in self]
         return "\n".join([f"<{title}: {len(lines)} parameters", *lines]) + ">"
+
+
+def _fill(fill: Callable[[Storage, int], None], p: Parameter, seed: int) -> None:
+    """Let a native initialiser fill a parameter; where that is one row of a native array, only this row."""
+    to_numpy = p._net.adapter.to_numpy
+    for i, base in enumerate(bases(p._storage)):
+        row = p._slot.pieces[i].row if p._slot.pieces else None
+        before = None if row is None else np.array(to_numpy(base.read()))
+        fill(base, _small_seed(seed, f"{p.name} {i}" if i else p.name))
+        if before is not None:
+            before[row] = to_numpy(base.read())[row]
+            base.write(before)
 
 
 def _predicate(selector: Selector) -> Callable[[Parameter, list[str]], bool]:

@@ -29,12 +29,13 @@ BOUND = 256.0  # eps of the output's dtype that verification allows, unless told
 
 
 class Entry(NamedTuple):
-    """One name of one side. ``key`` is the same for names of one storage."""
+    """One name of one side. ``key`` is the same for names of one storage, ``view`` for those that show it alike."""
 
     name: str
     spec: Spec
     key: Any
     buffer: bool = False
+    view: Any = None
 
 
 @dataclass
@@ -170,10 +171,10 @@ def _model(net: Model) -> Side:
     for name, slot in zip(net._table.names, net._table.slots, strict=True):
         layer, leaf = paths.text(slot.path[:-1]), paths.text(slot.path[-1:])
         p = net[name]
-        layers.setdefault(layer, {})[leaf] = Entry(name, Spec(p.shape, p.dtype), id(slot.storage), slot.buffer)
+        layers.setdefault(layer, {})[leaf] = Entry(name, Spec(p.shape, p.dtype), id(slot.storage), slot.buffer, id(p))
         kinds[layer, leaf] = slot.kind
     title = f"{net.backend} {type(net.native).__name__}"
-    return Side(title, layers, kinds, lambda name: net[name].numpy(), net.options(), net._host.data_order)
+    return Side(title, layers, kinds, lambda name: net[name]._alias(), net.options(), net._host.data_order)
 
 
 def _state(state: Mapping[str, Any], title: str) -> Side:
@@ -191,7 +192,7 @@ def _state(state: Mapping[str, Any], title: str) -> Side:
             turned = each in about.get("transposed", ())
             layer, leaf = _split(each)
             shown = found._replace(shape=found.shape[::-1]) if turned else found
-            layers.setdefault(layer, {})[leaf] = Entry(each, shown, name, bool(about.get("buffer")))
+            layers.setdefault(layer, {})[leaf] = Entry(each, shown, name, bool(about.get("buffer")), (name, turned))
             stored[each] = name, turned
             if "kind" in about and each == name:
                 kinds[layer, leaf] = about["kind"]
@@ -237,12 +238,19 @@ def renamer(rules: Rules) -> Callable[[str], str | None]:
         for pattern, new in compiled:
             found = pattern.fullmatch(name)
             if found:
-                return None if new is None else found.expand(new) + (found.groupdict().get("_leaf") or "")
+                return None if new is None else _expanded(found, new) + (found.groupdict().get("_leaf") or "")
         return name
 
     rename.patterns = [pattern for pattern, _ in compiled]  # type: ignore[attr-defined]
     rename.given = list(rules)  # type: ignore[attr-defined]
     return rename
+
+
+def _expanded(found: re.Match[str], new: str) -> str:
+    try:
+        return found.expand(new)
+    except (re.error, IndexError) as error:
+        raise InvalidArgument(f"The new name {new!r} of the rule {found.re.pattern!r}: {error}") from None
 
 
 def _rules_file(path: Path) -> Mapping[Any, str | None]:
@@ -258,7 +266,7 @@ def _rules_file(path: Path) -> Mapping[Any, str | None]:
             f"{str(path)!r} holds no rules: a JSON object, or a table [rename] in TOML, of patterns and new names, "
             'with false (or null in JSON) for "leave it out".'
         )
-    return {pattern: new or None for pattern, new in found.items()}
+    return {pattern: new if isinstance(new, str) else None for pattern, new in found.items()}
 
 
 def _pattern(pattern: Any) -> re.Pattern[str]:
@@ -276,6 +284,8 @@ def _pattern(pattern: Any) -> re.Pattern[str]:
 
 
 def _template(pattern: Any, new: str | None) -> str | None:
+    if new is not None and not isinstance(new, str):
+        raise WrongType(f"The rule {pattern!r} gives a new name or None, not {type(new).__name__}.")
     if new is None or isinstance(pattern, re.Pattern) or pattern.startswith("re:"):
         return new
     if new.count("*") > pattern.count("*"):
@@ -308,10 +318,13 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
     pairs = {layer: layer for layer in other.layers if layer in groups}
     why = {layer: RULE if layer in renamed else NAME for layer in pairs}
     fits = {layer: _fit(one, other, groups[layer], layer) for layer in pairs}
-    if any(fit.refused or fit.missing for fit in fits.values()) and rules is None:
+    misfit = any(fit.refused or fit.missing for fit in fits.values())
+    if rules is None and (misfit or len(pairs) < len(other.layers)):
         structural = _by_structure(one, other, groups, list(groups), list(other.layers))
-        if len(structural) == len(other.layers):  # the names are of two schemes that happen to overlap
-            pairs, why, fits = structural, {}, {}
+        elsewhere = (layer for layer in pairs if structural.get(layer) != layer)
+        numbers = any(layer.rpartition(".")[2].isdigit() for layer in elsewhere)  # of a sequence, which counts others
+        if len(structural) == len(other.layers) and (misfit or numbers):
+            pairs, why, fits = structural, {}, {}  # the names are of two schemes that happen to overlap
     rest = [layer for layer in groups if layer not in pairs.values()]
     for layer, guess in _by_structure(
         one, other, groups, rest, [layer for layer in other.layers if layer not in pairs]
@@ -328,6 +341,9 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
     keys = {entry.key for group in groups.values() for entry in group.values() if entry.name in used}
     entries = [entry for group in groups.values() for leaf, entry in group.items() if leaf not in BOOKKEEPING]
     found.unused = [e.name for e in entries if e.name not in used and e.key not in keys] + dropped
+    keys = {e.name: e.key for layer in other.layers.values() for e in layer.values()}
+    made = {keys[move.target] for move in found.moves}
+    found.missing = [name for name in found.missing if keys[name] not in made]  # another name of a tied one is made
     _once(found, one, other)
     _dtypes(found, one, other, cast)
     _ties(found, one, other)
@@ -347,6 +363,8 @@ def _renamed(one: Side, rules: Rules) -> tuple[dict[str, dict[str, Entry]], set[
             if name is None:
                 dropped.append(entry.name)
                 continue
+            if not isinstance(name, str):
+                raise WrongType(f"The rules give a name or None for {entry.name!r}, not {type(name).__name__}.")
             to, end = (layer, leaf) if name == entry.name else _split(name)
             if name != entry.name:
                 renamed.add(to)
@@ -437,7 +455,7 @@ def _alike(a: Any, b: Any) -> bool:
 
 def _flattened(one: Side, other: Side, layer: str) -> int:
     """How many channels a linear layer's inputs were flattened from, where the two sides do it in another order: those
-    of the last convolution before it, when it has a multiple of them as inputs."""
+    of the last convolution or norm of channels before it, when it has a multiple of them as inputs."""
     if one.order is None or other.order is None or one.order == other.order:
         return 0
     channels = 0
@@ -449,21 +467,22 @@ def _flattened(one: Side, other: Side, layer: str) -> int:
         if weight is not None and kind in ("conv", "conv_transpose"):
             groups = other.options.get(name, {}).get("groups", 1)
             channels = weight.spec.shape[0] if kind == "conv" else weight.spec.shape[1] * groups
-        elif kind == "linear":
-            channels = 0
+        elif channels and kind in ("batchnorm", "groupnorm", "instancenorm"):
+            channels = next(iter(leaves.values())).spec.shape[0]  # the outputs of several convolutions may be joined
+        elif kind in KINDS and kind not in ("prelu", "layernorm", "rmsnorm"):
+            channels = 0  # it gives features of its own
     return 0
 
 
 def _once(found: Plan, one: Side, other: Side) -> None:
     """Each target storage is made once; a tied target may come from several source arrays, if those are equal."""
-    keys = {e.name: e.key for layer in other.layers.values() for e in layer.values()}
+    theirs = {e.name: e for layer in other.layers.values() for e in layer.values()}
     kept: dict[Any, Move] = {}
     for move in found.moves:
-        first = kept.setdefault(keys[move.target], move)
-        if first is not move and not _one(one, first, move):
+        first = kept.setdefault(theirs[move.target].key, move)
+        turned = theirs[first.target].view != theirs[move.target].view
+        if first is not move and (turned or not _one(one, first, move)):
             a, b = first.make(), move.make()
-            shapes = {e.name: e.spec.shape for layer in other.layers.values() for e in layer.values()}
-            turned = shapes[first.target] != shapes[move.target]
             if not same(a, b.T if turned else b):
                 found.refused.append(
                     f"{first.target} and {move.target} are tied in the target, and {' + '.join(first.sources)} and "
@@ -473,9 +492,9 @@ def _once(found: Plan, one: Side, other: Side) -> None:
 
 
 def _one(one: Side, a: Move, b: Move) -> bool:
-    """Whether two moves read the same source storages."""
-    keys = {entry.name: entry.key for layer in one.layers.values() for entry in layer.values()}
-    return [keys[name] for name in a.sources] == [keys[name] for name in b.sources]
+    """Whether two moves read the same source arrays."""
+    views = {entry.name: entry.view for layer in one.layers.values() for entry in layer.values()}
+    return [views[name] for name in a.sources] == [views[name] for name in b.sources]
 
 
 def _dtypes(found: Plan, one: Side, other: Side, cast: bool) -> None:
@@ -500,7 +519,10 @@ def _ties(found: Plan, one: Side, other: Side) -> None:
         targets = list(dict.fromkeys(to[name] for name in names if name in to))
         if len(targets) > 1 and not any(set(targets) <= set(group) for group in theirs):
             first, *more = targets
-            cure = ", ".join(f"net.tie({name!r}, {first!r})" for name in more)
+            seen = {e.name: e.view for layer in one.layers.values() for e in layer.values()}
+            views = {target: seen[name] for name, target in to.items()}
+            turned = {name: ", transpose=True" if views[name] != views[first] else "" for name in more}
+            cure = ", ".join(f"net.tie({name!r}, {first!r}{turned[name]})" for name in more)
             found.ties.append(f"{' and '.join(names)} are tied there, their targets are not: say {cure}")
 
 

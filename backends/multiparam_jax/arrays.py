@@ -181,7 +181,10 @@ def scope(dtypes: Iterable[Any]) -> AbstractContextManager[Any]:
 def from_numpy(array: np.ndarray) -> jax.Array:
     """A copy. JAX may adopt numpy memory, or copy it later: so it gets memory that nobody else can write to."""
     with scope([array.dtype]):
-        return jnp.asarray(np.array(array, order="C"))
+        if array.flags.c_contiguous:
+            return jnp.asarray(layouts.contiguous(array))
+        # XLA is quicker at changing the order than numpy. It may work on after the call, so wait for it.
+        return jax.block_until_ready(jnp.asarray(array))
 
 
 class Ops:

@@ -146,7 +146,7 @@ class GluonStorage:
 
     def write(self, value: np.ndarray) -> None:
         with autograd.pause():
-            self.native.data()[:] = np.asarray(value, order="C")
+            self.native.data()[:] = value if value.flags.c_contiguous else layouts.contiguous(value)
 
     def grad(self) -> Any | None:
         if not self.trainable or self.native._grad is None:

@@ -10,4 +10,5 @@ backend = BackendInfo(
     adapter="multiparam_tensorflow.adapter:TensorflowBackend",
     install='pip install "multiparam[tensorflow]"',
     writes={".weights.h5": "multiparam_tensorflow.writer:write"},
+    models_only=(".weights.h5",),  # laid out as a model's layers are
 )

@@ -195,7 +195,7 @@ class VariableStorage:
         return _tensor(self.native)
 
     def write(self, value: np.ndarray) -> None:
-        self.native.assign(np.array(value, order="C"))
+        self.native.assign(layouts.contiguous(value))  # a tensor may alias what it is made of
 
     def grad(self) -> Any | None:
         return self.gradient
@@ -512,6 +512,8 @@ def children(layer: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         return
     seen: set[int] = set()
     attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # where layers are torch's modules, they are there
+    if "Bidirectional" in cls and hasattr(layer, "backward_layer"):
+        attributes.pop("layer", None)  # tf_keras keeps the layer it was given, unused, beside the two it made of it
     public = {attribute for attribute in attributes if not attribute.startswith("_")}
     for attribute in attributes:
         if attribute in public:
