@@ -253,7 +253,7 @@ class Model(Group):
         return self[target]  # type: ignore[no-any-return]
 
     def untie(self, name: str) -> Parameter:
-        """Give ``name`` a storage of its own, with the values it has now.
+        """Give ``name`` a storage of its own, with the values it has now. The gradient, of all uses, is dropped.
 
         Raises TieError when it is not tied, or when all its names are one layer used at several positions: one
         layer has one weight.

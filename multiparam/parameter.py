@@ -376,7 +376,8 @@ class Group:
             places.setdefault(table.slots[i].path[:-1], []).append(i)
         found: dict[tuple[Any, ...], list[paths.Path]] = {}
         for path, inside in places.items():
-            key = tuple((table.slots[i].path[-1], id(table.slots[i].storage)) for i in inside)
+            slots = [table.slots[i] for i in inside]
+            key = tuple((slot.path[-1], id(slot.storage), slot.layout) for slot in slots)
             found.setdefault(key, []).append(path)
         depth = len(self._prefix)
         return MappingProxyType(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import paths
 from .errors import InvalidArgument, ShapeError, TieError, Unsupported
 from .layouts import TRANSPOSED, Layout, join
-from .protocol import Slot
+from .packed import bases
+from .protocol import Slot, Storage
 
 if TYPE_CHECKING:
     from .model import Model, Table
@@ -23,8 +24,8 @@ def tie(net: Model, target: str, source: str, transpose: bool) -> None:
             return
         raise TieError(f"{target!r} and {source!r} are tied already, the other way round. Untie {target!r} first.")
     for pieces, piece in zip(_pieces(_place(net, to)), of.pieces or (of,), strict=True):
-        _leave(net, pieces)
         net._host.bind(pieces, piece.storage, join(piece.layout, turn, _inverse(pieces[0].own)))
+        _leave(net, pieces)
     net._changed(slots=True)
 
 
@@ -65,14 +66,23 @@ def untie(net: Model, name: str) -> None:
         )
     if any(piece.row is not None for piece in slot.pieces):
         raise TieError(f"{name!r} is a part of a native array, which cannot be untied by itself.")
+    _forget(slot.storage)
     for pieces in _pieces(place):
         if not _leave(net, pieces):
             net._host.bind(pieces, net._host.copy(pieces[0].storage, pieces[0].through))
     net._changed(slots=True)
 
 
+def _forget(storage: Storage) -> None:
+    """Drop a gradient, which is of all uses together, before these part."""
+    for base in bases(storage):
+        if base.trainable:
+            base.trainable = False  # as freezing does
+            base.trainable = True
+
+
 def _leave(net: Model, place: list[Slot]) -> bool:
-    """Before a place leaves its storage: others that use it only through a layout get one of their own, so that each
+    """A place leaves its storage: others that use it only through a layout get one of their own, so that each
     storage is somewhere as it is. True where that was so, and the old one is this place's alone."""
     old, mine = place[0].storage, {id(slot) for slot in place}
     everything = (piece for slot in net._table.slots for piece in slot.pieces or (slot,))

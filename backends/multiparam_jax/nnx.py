@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from multiparam import layouts, paths
+from multiparam.errors import Unsupported, UnsupportedAttribute
 from multiparam.identity import Names, Storages, watched
 from multiparam.packed import fold
 from multiparam.protocol import Host, Run, Slot
@@ -42,6 +43,16 @@ class VariableStorage(ArrayStorage):
 TIED = "_tied"  # ends the attribute that holds the Variable of a transposed tie
 
 
+class View(nnx.Param):  # type: ignore[type-arg]
+    """What a module shows of a transposed tie; a write to it would be lost."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise UnsupportedAttribute("This is the transpose of another parameter: write to that one, or by its name.")
+
+    def set_value(self, *args: Any, **kwargs: Any) -> None:
+        self[...] = args
+
+
 @functools.cache
 def _seen_through(cls: type, leaf: str, through: layouts.Layout) -> type:
     """A class of modules whose ``leaf`` is a layout of the Variable in another attribute. NNX follows the Variable
@@ -49,7 +60,7 @@ def _seen_through(cls: type, leaf: str, through: layouts.Layout) -> type:
 
     def view(self: Any) -> Any:
         shared = VariableStorage(getattr(self, leaf + TIED)).get()
-        return nnx.Param(through.apply(shared, Ops))
+        return View(through.apply(shared, Ops))
 
     body = {leaf: property(view), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     return type(cls)(cls.__name__, (cls,), {**body, "_multiparam_through": (leaf, through)})
@@ -160,6 +171,9 @@ class NnxHost(Host):
 
     def bind(self, slots: Sequence[Slot], storage: Any, through: layouts.Layout | None = None) -> None:
         owner, leaf = slots[0].owner, slots[0].leaf
+        if through is not None and (isinstance(owner, (list, tuple, dict)) or not hasattr(owner, leaf)):
+            raise Unsupported("NNX lists hold no views: a parameter in a list cannot be the transpose of another.")
+        order = list(vars(owner)) if hasattr(owner, "__dict__") else []
         if slots[0].through is not None:
             delattr(owner, leaf + TIED)
             owner.__class__ = _seen_plainly(type(owner), leaf)
@@ -172,6 +186,12 @@ class NnxHost(Host):
             owner[int(leaf)] = storage.native
         else:
             setattr(owner, leaf, storage.native)
+            bare = leaf.removesuffix(TIED)
+            held, names = vars(owner), (bare, bare + TIED)
+            at = next(i for i, name in enumerate(order) if name in names)
+            for name in order[at:]:  # its place among the attributes is its place among the parameters
+                name = leaf if name in names else name
+                held[name] = held.pop(name)
         self._storages.add(storage)
 
     def copy(self, storage: Any, through: layouts.Layout | None = None) -> VariableStorage:

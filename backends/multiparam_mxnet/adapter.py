@@ -515,7 +515,8 @@ class MxnetBackend(Ops, Backend):
         if not isinstance(native, gluon.Block):
             raise Unrecognised(f"mp.wrap takes a gluon Block, not {type(native).__qualname__}.")
         host = GluonHost(native)
-        parameters = [parameter for block in _blocks(native) for parameter in block._reg_params.values()]
+        held = [parameter for block in _blocks(native) for parameter in block._reg_params.values()]
+        parameters = [p.source if isinstance(p, Through) else p for p in held]
         cold = [p.name for p in parameters if p._data is None and not p._deferred_init]
         if cold:
             raise UnknownShapes(f"Parameter {cold[0]!r} is not initialised. Call net.initialize() before mp.wrap(net).")

@@ -333,6 +333,8 @@ class KerasHost(Host):
         depthwise = DEPTHWISE if kind == "conv" and hasattr(layer, "depth_multiplier") else None
         for attribute, variable in variables(layer):
             storage = self._storages.of(variable, VariableStorage, layer)
+            if not any(variable is v for group in _lists(storage._layer) for v in group):
+                storage._layer = layer  # it was untied from the layer it was seen in first
             leaf, held = attribute.lstrip("_"), vars(layer)[attribute]
             name, layout = LAYERS.canonical(type(layer), leaf, tuple(held.shape), depthwise)
             buffer = not any(variable is v for v in trained)

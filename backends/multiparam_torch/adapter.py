@@ -135,6 +135,15 @@ def _throughs(module: tnn.Module) -> dict[str, tnn.Module]:
     return {name: each for name, each in ours.items() if isinstance(each[0], Through)}
 
 
+def _order(module: tnn.Module) -> list[str]:
+    """The names of a module's parameters, those of transposed ties where they were."""
+    names = list(module._parameters)
+    tied = _throughs(module) if "parametrizations" in module._modules else {}
+    for name, each in sorted(tied.items(), key=lambda item: item[1][0].position):  # type: ignore[index]
+        names.insert(each[0].position, name)  # type: ignore[index]
+    return names
+
+
 class TorchHost(Host):
     """A Module."""
 
@@ -195,7 +204,8 @@ class TorchHost(Host):
             path, module = stack.pop()
             if path in wanted:
                 yield paths.text(path), module
-            stack += [((*path, name), child) for name, child in module._modules.items() if child is not None]
+            below = [((*path, name), child) for name, child in module._modules.items() if child is not None]
+            stack += reversed(below)  # a layer's names in order of execution
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.home)
@@ -222,18 +232,16 @@ class TorchHost(Host):
 
     def bind(self, slots: Sequence[Slot], storage: Any, through: Layout | None = None) -> None:
         module, name = slots[0].owner, slots[0].leaf
-        table = module._parameters
+        table, order = module._parameters, _order(module)
         if slots[0].through is not None:
-            order = list(table)
-            order.insert(module.parametrizations[name][0].position, name)
             # What torch leaves behind is written into the tensor it finds here, which must be nobody else's.
             module.parametrizations[name].original = tnn.Parameter(slots[0].storage.native.detach().clone())
             remove_parametrizations(module, name)
-            table.update([(each, table.pop(each)) for each in order])
+            table.update([(each, table.pop(each)) for each in order if each in table])
         if through is None:
             table[name] = storage.native
             return
-        view = Through(through, list(table).index(name))
+        view = Through(through, order.index(name))
         register_parametrization(module, name, view, unsafe=True)
         module.parametrizations[name].original = storage.native
 
