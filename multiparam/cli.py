@@ -1,14 +1,15 @@
-"""The command line: ``multiparam backends | compare``. Exit codes: 0 agree, 1 disagree, 2 usage, 3 could not run."""
+"""The command line: ``multiparam backends | inspect | convert | compare``.
+
+Exit codes: 0 done, or all agree; 1 disagree; 2 usage; 3 could not run.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Optional, TextIO
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -16,9 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from . import registry
+from . import commands, converting, registry
 from .errors import BackendMissing, BackendUnknown, MultiparamError
 from .paths import did_you_mean
+from .terminal import quiet
 
 app = typer.Typer(
     help="One parameter API for PyTorch, MXNet Gluon, JAX/Flax and TensorFlow/Keras.",
@@ -42,6 +44,10 @@ def backends() -> None:
             declared = str(error)
         table.add_row(name, Text(str(status)), Text(declared))
     Console().print(table)
+
+
+app.command()(commands.inspect)
+app.command()(converting.convert)
 
 
 @app.command()
@@ -113,28 +119,6 @@ def _chosen(asked: list[str] | None) -> list[str]:
     if not installed:
         registry.selected()
     return [name for name in dict.fromkeys(asked or installed) if name in installed]
-
-
-@contextmanager
-def quiet() -> Iterator[TextIO]:
-    """Keep the frameworks' own start-up messages off the terminal, and show them if something fails.
-
-    They come from compiled code, so the file descriptor itself is redirected. Gives the real standard error.
-    """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as noise, os.fdopen(saved, "w", closefd=True) as stderr:
-        os.dup2(noise.fileno(), 2)
-        try:
-            yield stderr
-        except BaseException:
-            sys.stderr.flush()
-            noise.seek(0)
-            stderr.write(noise.read().decode(errors="replace"))
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from .state import Source, entries
 
 CHUNK = 1 << 20  # elements that are looked at together: float64 copies stay small
 PANELS = 64  # of a picture, at most
-BINS = 60
+BINS = 60  # of a histogram, at most
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def of_file(source: Source, title: str) -> Listing:
         kind = str(about.get("kind", ""))
         rows.append(Row(name, kind, shape, dtype, state, aliases, transposed, _reader(source, name)))
     told = all(row.state for row in rows)
-    note = "The file does not say kinds of layers, ties, or what is trained: multiparam did not write it."
+    note = "The file does not say kinds of layers, ties, or what is trained; one saved by mp.save from a model does."
     return Listing(title, rows, len(rows), () if told else (note,))
 
 
@@ -167,10 +167,10 @@ def select(listing: Listing, globs: Iterable[str], kind: str | None) -> Listing:
         and (not kind or paths.matches(row.kind, kind))
     ]
     if not rows:
-        asked = " or ".join(map(repr, patterns)) + (f" of kind {kind!r}" if kind else "")
+        asked = " or ".join(map(repr, patterns)) or "any name"
         known = [name for row in listing.rows for name in row.names] if patterns else {r.kind for r in listing.rows}
         hint = paths.did_you_mean(patterns[0] if patterns else str(kind), sorted(known) if not patterns else known)
-        raise ParameterNotFound(f"Nothing matches {asked.strip()}. {hint}")
+        raise ParameterNotFound(f"Nothing matches {asked}{f' of kind {kind!r}' if kind else ''}. {hint}")
     return Listing(listing.title, rows, listing.whole, listing.notes)
 
 
@@ -202,8 +202,8 @@ def stats(array: np.ndarray) -> Stats:
                 total += float(good.sum())
                 least, most = min(least, float(good.min())), max(most, float(good.max()))
     some = ordered and finite > 0
-    extremes = (least, most, total / finite) if some else (None, None, None)
-    return Stats(math.hypot(*norms), *extremes, nan, inf)
+    mean = total / finite if some else None
+    return Stats(math.hypot(*norms), least if some else None, most if some else None, mean, nan, inf)
 
 
 def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -254,13 +254,10 @@ def as_markdown(listing: Listing) -> str:
     """The listing as a markdown table and a line of totals."""
     titles, lines = cells(listing)
     right = {title for title in titles if title not in LEFT}
-    table = [titles, ["---:" if title in right else "---" for title in titles], *lines]
-    body = "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in table)
-    return f"**{_escaped(listing.title)}**\n\n{body}\n\n{summary(listing)}"
-
-
-def _escaped(cell: str) -> str:
-    return re.sub(r"([\\|*_`<])", r"\\\1", cell) if set(cell) - set("-:") else cell
+    names = [[f"`{cell}`" if i == 0 else cell for i, cell in enumerate(line)] for line in lines]
+    table = [titles, ["---:" if title in right else "---" for title in titles], *names]
+    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table)
+    return f"`{listing.title}`\n\n{body}\n\n{summary(listing)}"
 
 
 LEFT = ("name", "kind", "shape", "dtype", "state", "also called")  # columns of words; the others are numbers
@@ -271,30 +268,21 @@ def cells(listing: Listing) -> tuple[list[str], list[list[str]]]:
     columns: dict[str, Callable[[Row], str]] = {
         "name": lambda row: row.name,
         "kind": lambda row: row.kind,
-        "shape": lambda row: shape(row.shape),
+        "shape": lambda row: str(row.shape),
         "dtype": lambda row: row.dtype,
         "count": lambda row: f"{row.count:,}",
         "state": lambda row: row.state,
         "also called": lambda row: ", ".join(row.alias_texts),
-        "norm": lambda row: number(row.stats and row.stats.norm),
-        "min": lambda row: number(row.stats and row.stats.min),
-        "max": lambda row: number(row.stats and row.stats.max),
-        "mean": lambda row: number(row.stats and row.stats.mean),
+        "norm": lambda row: number(row.stats.norm) if row.stats else "",
+        "min": lambda row: number(row.stats.min) if row.stats else "",
+        "max": lambda row: number(row.stats.max) if row.stats else "",
+        "mean": lambda row: number(row.stats.mean) if row.stats else "",
         "NaN": lambda row: f"{row.stats.nan:,}" if row.stats else "",
         "inf": lambda row: f"{row.stats.inf:,}" if row.stats else "",
     }
     filled = {title: [cell(row) for row in listing.rows] for title, cell in columns.items()}
     kept = {title: column for title, column in filled.items() if any(column) or title in ("name", "shape")}
     return list(kept), [list(line) for line in zip(*kept.values(), strict=True)]
-
-
-def shape(axes: tuple[int, ...]) -> str:
-    """A shape in few characters.
-
-    >>> shape((3, 4)), shape(())
-    ('3 × 4', 'scalar')
-    """
-    return " × ".join(map(str, axes)) or "scalar"
 
 
 def number(value: float | None) -> str:
@@ -379,8 +367,8 @@ def plot(listing: Listing, file: Path, tick: Callable[[str], None] = lambda name
     for i, (name, rows) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(down, across, i)
         axes.set_title(name or "(top)", fontsize=9)
-        for leaf, (edges, density) in histograms(rows, tick).items():
-            axes.stairs(density, edges, label=leaf, fill=True, alpha=0.5)
+        for leaf, (edges, heights) in histograms(rows, tick).items():
+            axes.stairs(heights, edges, label=leaf, fill=True, alpha=0.5)
         axes.tick_params(labelsize=7)
         axes.set_yticks([])
         axes.legend(fontsize=7, frameon=False)
@@ -391,7 +379,7 @@ def plot(listing: Listing, file: Path, tick: Callable[[str], None] = lambda name
 def histograms(
     rows: Iterable[Row], tick: Callable[[str], None] = lambda name: None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Leaf name -> edges and density of the finite values of a group's arrays of that leaf name."""
+    """Leaf name -> edges and heights, in shares of the highest, for the finite values of a group's arrays called so."""
     leaves: dict[str, list[Row]] = {}
     for row in rows:
         leaves.setdefault(re.split(r"(?<!\\)\.", row.name)[-1], []).append(row)
@@ -402,10 +390,11 @@ def histograms(
             continue
         low, high = min(a for a, _ in spans if a is not None), max(b for _, b in spans if b is not None)
         low, high = (low, high) if high > low else (low - max(abs(low), 1) / 2, high + max(abs(low), 1) / 2)
-        edges, counts = np.linspace(low, high, BINS + 1), np.zeros(BINS)
+        bins = min(BINS, max(8, math.isqrt(sum(row.count for row in same))))
+        edges, counts = np.linspace(low, high, bins + 1), np.zeros(bins)
         for row in same:
             for chunk in _chunks(row.read()):
                 counts += np.histogram(chunk, edges)[0]  # NaN and infinities are in no bin
             tick(row.name)
-        found[leaf] = edges, counts / counts.sum() / (edges[1] - edges[0])
+        found[leaf] = edges, counts / counts.max()
     return found

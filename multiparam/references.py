@@ -90,7 +90,8 @@ def _wrapped(made: Any, inputs: tuple[Any, ...], reference: str) -> Model:
     except UnknownShapes as error:
         said = str(error).replace(UNKNOWN_CURE, "").rstrip()
         raise UnknownShapes(
-            f"{said}\nOn the command line: let {reference} give (model, *example_inputs), or an mp.Model."
+            f"{said}\nOn the command line: let {reference} give (model, *example_inputs), or an mp.Model; "
+            "or, to inspect it, say --inputs FILE.npz."
         ) from None
 
 

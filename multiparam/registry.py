@@ -38,8 +38,9 @@ class BackendInfo:
     ``install``: the pip line to show when something is missing.
     ``reads``: suffix of a weight file -> ``"package.module:function"`` that reads one, path -> (name -> array). Such a
     function should import the framework only where the format needs it.
-    ``writes``: suffix -> ``"package.module:function"`` that writes such a file: (a Model or name -> array, path), a model
-    of this backend by the framework's own names and layouts.
+    ``writes``: suffix -> ``"package.module:function"`` that writes such a file: (source, path), where the source is a
+    Model of this backend, to be written in the framework's own names and layouts, or name -> array.
+    ``models_only``: those of ``writes`` that cannot hold arrays without a model; their function only gets a Model.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class BackendInfo:
         install: str,
         reads: Mapping[str, str] = MappingProxyType({}),
         writes: Mapping[str, str] = MappingProxyType({}),
+        models_only: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.recognises = recognises
@@ -62,6 +64,7 @@ class BackendInfo:
         self.install = install
         self.reads = reads
         self.writes = writes
+        self.models_only = models_only
         self.broken: Exception | None = None
         self._backend: Backend | None = None
 

@@ -1,4 +1,4 @@
-"""What the commands share: quiet frameworks, a progress bar, and errors as sentences with an exit code."""
+"""What the commands share: quiet frameworks, tables, a progress bar, and errors as sentences with an exit code."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from .errors import InvalidArgument, MultiparamError, MultiparamWarning, ParameterNotFound
 
@@ -29,8 +32,10 @@ def quiet() -> Iterator[TextIO]:
         os.dup2(noise.fileno(), 2)
         try:
             yield stderr
-        except BaseException:
+        except BaseException as error:
             sys.stderr.flush()
+            if isinstance(error, MultiparamError) and error.__cause__ is None:
+                raise  # it says all; with a cause, what was printed may say more of that
             noise.seek(0)
             stderr.write(noise.read().decode(errors="replace"))
             raise
@@ -75,10 +80,45 @@ def noted() -> Iterator[None]:
 def progress(what: str, total: int | None, stderr: TextIO) -> Iterator[Callable[[str], None]]:
     """A bar that goes when all is done; gives the function that moves it by one."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=stderr), transient=True) as bar:
+    console = Console(file=stderr)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
 
         def tick(name: str) -> None:
             bar.update(task, advance=1, description=f"{what} {name}")
 
         yield tick
+
+
+def print_table(
+    title: str, columns: Sequence[str], lines: Sequence[Sequence[Text]], styles: Sequence[str], words: Container[str]
+) -> Console:
+    """A title and a table; columns with nothing in them are left out, those not of words are numbers."""
+    kept = [i for i in range(len(columns)) if any(line[i].plain for line in lines)]
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i in kept:
+        long = columns[i] in FOLDED
+        justify: JustifyMethod = "left" if columns[i] in words else "right"
+        width = 12 if long else max(line[i].cell_len for line in lines)
+        table.add_column(columns[i], justify=justify, overflow="fold", no_wrap=not long, min_width=width)
+    for line, style in zip(lines, styles, strict=True):
+        table.add_row(*(line[i] for i in kept), style=style)
+    console = console_for(table)
+    console.print(Text(title, "bold"), soft_wrap=True)
+    if lines:
+        console.print(table)
+    return console
+
+
+FOLDED = ("change", "because", "also called")  # columns whose cells may go on in a next line
+
+
+def console_for(body: Any) -> Console:
+    """As wide as the terminal, but no narrower than lets every name be read; in a file, as wide as it would be."""
+    console = Console()
+    needed = Console(width=100_000).measure(body)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        console.width = max(console.width, needed.minimum)
+    else:
+        console.width = max(80, needed.maximum)
+    return console

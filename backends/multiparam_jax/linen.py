@@ -124,8 +124,11 @@ class LinenHost(Host):
 
     def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
         found: list[tuple[str, Any]] = []
+        holding = {place.path[:-1] for place in self._places}
         shown: dict[Scope, Iterator[str]] = {
-            path: itertools.cycle(map(paths.text, places)) for path, places in self._shown.items()
+            path: itertools.cycle(map(paths.text, places))
+            for path, places in self._shown.items()
+            if any(place in holding for place in places)
         }
 
         def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
