@@ -63,8 +63,8 @@ def compare(
     Names, shapes, kinds, ties, initial values, outputs, gradients, and parameters after training: semantically
     in float64, numerically in float32.
     """
-    from .compare import TICKS, ZOO, compare_zoo
-    from .compare.report import show, verdict, write_json
+    from .comparison import TICKS, ZOO, compare_zoo
+    from .comparison.report import show, verdict, write_json
 
     models = _known(model, ZOO, "--model")
     if json is not None and not json.parent.is_dir():

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Union
 import numpy as np
 
 from . import convert, paths
-from .compare.judge import distance
+from .comparison.judge import distance
 from .errors import FileError, InvalidArgument, TransferError, WrongType
 from .layouts import BOOKKEEPING, KINDS
 from .model import Model
@@ -341,9 +341,9 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
     keys = {entry.key for group in groups.values() for entry in group.values() if entry.name in used}
     entries = [entry for group in groups.values() for leaf, entry in group.items() if leaf not in BOOKKEEPING]
     found.unused = [e.name for e in entries if e.name not in used and e.key not in keys] + dropped
-    keys = {e.name: e.key for layer in other.layers.values() for e in layer.values()}
-    made = {keys[move.target] for move in found.moves}
-    found.missing = [name for name in found.missing if keys[name] not in made]  # another name of a tied one is made
+    storage = {e.name: e.key for layer in other.layers.values() for e in layer.values()}
+    made = {storage[move.target] for move in found.moves}
+    found.missing = [name for name in found.missing if storage[name] not in made]  # a tied one's other name is made
     _once(found, one, other)
     _dtypes(found, one, other, cast)
     _ties(found, one, other)
@@ -619,6 +619,11 @@ def arrays_of(output: Any) -> list[np.ndarray]:
     return [] if output is None else [to_numpy(output)]
 
 
+def _orders(array: np.ndarray) -> list[np.ndarray]:
+    """A layer's output as it is and with its channels elsewhere: a built model's layers have another order inside."""
+    return [array] if array.ndim < 3 else [array, np.moveaxis(array, -1, 1), np.moveaxis(array, 1, -1)]
+
+
 def parting(
     layers: Iterable[tuple[str, str]], source: Model, target: Model, inputs: tuple[Any, ...], bound: float
 ) -> str:
@@ -630,10 +635,9 @@ def parting(
         other = theirs.get(to.get(name, ""))
         if other is None:
             continue
-        pairs = [
-            (_turned(source, a, back=True), _turned(target, b, back=True)) for a, b in zip(arrays, other, strict=False)
-        ]
-        apart = max((_distance(a, b) for a, b in pairs), default=0.0)
+        apart = max(
+            (min(_distance(a, each) for each in _orders(b)) for a, b in zip(arrays, other, strict=False)), default=0.0
+        )
         if apart > bound:
             names = name if name == to[name] else f"{name} -> {to[name]}"
             return f"layer {names} ({apart:.3g} eps)"

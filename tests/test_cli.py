@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 import multiparam as mp
 from multiparam import cli, registry
-from multiparam.compare import Check, Run, judge
-from multiparam.compare.judge import BOUNDS, distance, worst
-from multiparam.compare.report import verdict
+from multiparam.comparison import Check, Run, judge
+from multiparam.comparison.judge import BOUNDS, distance, worst
+from multiparam.comparison.report import verdict
 
 pytestmark = pytest.mark.xdist_group("cli")  # they share what importing the frameworks costs
 
@@ -214,7 +214,7 @@ def test_a_planted_disagreement_exits_with_1_and_is_named(
         return net
 
     # the package's attribute of that name is the function
-    monkeypatch.setattr(importlib.import_module("multiparam.compare.record"), "build", perturbed)
+    monkeypatch.setattr(importlib.import_module("multiparam.comparison.record"), "build", perturbed)
     file = tmp_path / "result.json"
     result = run(*QUICK, "--backend", "torch", "--backend", "jax", "--json", str(file))
     assert result.exit_code == 1

@@ -42,7 +42,7 @@ def _modules(tree: ast.AST) -> Iterator[str]:
 
 
 def test_there_are_files_to_read() -> None:
-    assert {"multiparam/model.py", "multiparam/compare/judge.py"} <= {relative(path) for path in CORE}
+    assert {"multiparam/model.py", "multiparam/comparison/judge.py"} <= {relative(path) for path in CORE}
     assert {path.parent.name for path in ADAPTERS} == set(OWN)
 
 
