@@ -27,7 +27,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "load": ("files", "load"),
     "read": ("formats", "read"),
     "plan": ("plans", "plan"),
-    "transfer": ("plans", "transfer"),
+    "transfer": ("transferring", "transfer"),
     "register_layer": ("layouts", "register_layer"),
     "nn": ("nn", None),
     "init": ("initializers", None),
@@ -46,9 +46,10 @@ if TYPE_CHECKING:
     from .layouts import register_layer
     from .model import Model, build, to_numpy, wrap
     from .parameter import Group, Parameter
-    from .plans import plan, transfer
+    from .plans import plan
     from .recorder import Recorder
     from .registry import backends, use
+    from .transferring import transfer
 
 __all__ = [
     "Group",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -13,10 +12,9 @@ from rich.text import Text
 from . import inspecting, references, writing
 from .commands import check_folder, file_of, model_of, opened
 from .errors import TransferError
-from .model import Model
-from .plans import GUESS, NAME, Plan, Report, _verified, plan
-from .state import dtype_of
+from .plans import GUESS, NAME, Plan, plan
 from .terminal import noted, print_table, progress, quiet, said
+from .transferring import Report, carry_out, verified
 
 
 def convert(
@@ -116,8 +114,8 @@ def _into_model(
         if problems:
             raise TransferError(f"Nothing was transferred: {'; '.join(problems)}.")
         with progress("transferring", len(found.moves), stderr) as tick:
-            _transfer(found, other, tick)
-        report = Report(found) if inputs is None else _verified(found, one, other, inputs, Report.bound)
+            carry_out(found, other, tick)
+        report = Report(found) if inputs is None else verified(found, one, other, inputs)
         wrong = inputs is not None and not report.agrees
         text = str(report)
         if found.missing:
@@ -130,14 +128,6 @@ def _into_model(
             text += f"\n{output} was not written."
     _say(console, text, not wrong)
     return 1 if wrong else 0
-
-
-def _transfer(found: Plan, target: Model, tick: Callable[[str], None]) -> None:
-    """The moves of a plan in which nothing is wrong, one value at a time."""
-    for move in found.moves:
-        p = target[move.target]
-        p._write(move.make().astype(dtype_of(p.dtype), copy=False))
-        tick(move.target)
 
 
 def _problems(found: Plan, accept_guesses: bool, partial: bool) -> list[str]:

@@ -204,6 +204,8 @@ class Hdf5(Source):
     The file is open only while something is read: HDF5 locks it, and Keras could not write it meanwhile.
     """
 
+    own_layouts = True
+
     def __init__(self, path: Path, opened: Callable[[], Any] | None = None) -> None:
         self.path = path
         self._open = opened or (lambda: _h5py().File(path, "r"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, Generic, TypeVar, Union
 
@@ -294,8 +295,11 @@ class Layers:
 
     def options(self, layer: Any) -> dict[str, Any]:
         """What a layer's weights do not carry, in PyTorch's words: attributes of it, or what functions of it say."""
-        asked = self._options.get(self.of(type(layer)), {})
-        return {name: getattr(layer, of) if isinstance(of, str) else of(layer) for name, of in asked.items()}
+        told = {}
+        for name, of in self._options.get(self.of(type(layer)), {}).items():
+            with suppress(AttributeError):  # a user's own layer of this kind need not have it
+                told[name] = getattr(layer, of) if isinstance(of, str) else of(layer)
+        return told
 
     def _look_up(self, cls: type) -> tuple[str, LeafNames]:
         found = self._known.get(cls)
@@ -424,7 +428,7 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     """
     space = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     start = -space.ctypes.data % ALIGNMENT
-    out = space[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    out: np.ndarray = space[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     if array.nbytes < LARGE or array.ndim == 0 or len(array) < 2:
         _copy(out, array)
         return out

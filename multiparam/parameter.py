@@ -120,7 +120,8 @@ class Parameter:
         """The values in canonical layout, for reading at once: it may alias the model's memory."""
         array = self._net.adapter.to_numpy(self._storage.read())
         layout = self._slot.layout
-        return array if layout is None else layout.apply(array, np)  # type: ignore[no-any-return]
+        shown: np.ndarray = array if layout is None else layout.apply(array, np)
+        return shown
 
     @property
     def grad(self) -> Any | None:

@@ -6,26 +6,21 @@ a pair of layers :mod:`multiparam.convert` says what becomes what. What weights 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import convert, paths
-from .comparison.judge import distance
-from .errors import FileError, InvalidArgument, TransferError, WrongType
+from .errors import InvalidArgument, WrongType
 from .layouts import BOOKKEEPING, KINDS
 from .model import Model
 from .parameter import castable
-from .state import Source, Spec, dtype_of, same, spec
-
-Rules = Union[Mapping[Any, Union[str, None]], Callable[[str], Union[str, None]], str, Path, None]
-
-BOUND = 256.0  # eps of the output's dtype that verification allows, unless told otherwise
+from .rules import Rules, renamer
+from .state import Source, Spec, same, spec
 
 
 class Entry(NamedTuple):
@@ -48,6 +43,7 @@ class Side:
     read: Callable[[str], np.ndarray]
     options: Mapping[str, Mapping[str, Any]]
     order: str | None = None  # "first" or "last": where data has its channels when it is flattened
+    own_layouts: bool = False  # a file of a framework's own, whose arrays are not in canonical form
 
     def kind(self, layer: str) -> str:
         """The kind of a layer; nothing where a file does not say."""
@@ -73,6 +69,8 @@ class Move:
     change: str
     why: str
     make: Callable[[], np.ndarray] = field(repr=False, compare=False)
+    unturned: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    """The same without the permutation of a flattening, which is inferred from the layers before."""
 
 
 @dataclass
@@ -124,36 +122,10 @@ class Plan:
 NAME, RULE, GUESS = "name", "rule", "guess: order, kind and shape"
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a transfer did. ``distance``: that of the outputs in eps, where it was verified; ``parted``: the first
-    layer, by its source and target name, whose outputs differ by more than ``bound``."""
-
-    plan: Plan
-    distance: float | None = None
-    bound: float = BOUND
-    parted: str = ""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the two models compute the same; of an unverified transfer nobody knows."""
-        return self.distance is not None and self.distance <= self.bound
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.plan.moves)} parameters and buffers transferred; optimizer state does not travel."]
-        lines += [*self.plan.ties, *(f"Outputs will differ: {text}" for text in self.plan.options)]
-        if self.distance is not None:
-            verdict = "the models agree" if self.agrees else "the models DISAGREE"
-            lines.append(f"Verified: {verdict}, {self.distance:.3g} eps apart (bound {self.bound:g}).")
-        if self.parted:
-            lines.append(f"They part first at {self.parted}.")
-        return "\n".join(lines)
-
-
 # -- the two sides
 
 
-def _side(thing: Any) -> Side:
+def side_of(thing: Any) -> Side:
     if isinstance(thing, Model):
         return _model(thing)
     if isinstance(thing, (str, Path)):
@@ -202,96 +174,13 @@ def _state(state: Mapping[str, Any], title: str) -> Side:
         array = to_numpy(state[at])
         return array.T if turned else array
 
-    return Side(title, layers, kinds, read, document.layers, None)
+    own = isinstance(state, Source) and state.own_layouts
+    return Side(title, layers, kinds, read, document.layers, None, own)
 
 
 def _split(name: str) -> tuple[str, str]:
     *layer, leaf = re.split(r"(?<!\\)\.", name)
     return ".".join(layer), leaf
-
-
-# -- rules
-
-
-def renamer(rules: Rules) -> Callable[[str], str | None]:
-    """A function from source names to target names, None for one that is left out.
-
-    Rules are such a function; a mapping pattern -> new name or None; or a TOML or JSON file with one, under ``rename``
-    in TOML. A pattern is a glob over a whole name or a whole layer's name, whose ``*`` stand in the new name again, or
-    a compiled regular expression, ``"re:..."`` in a file, with groups. The first that fits counts.
-
-    >>> rename = renamer({"encoder.*": "body.*", re.compile(r"h(\\d)\\.w"): r"layers.\\1.weight", "old.*": None})
-    >>> [rename(name) for name in ("encoder.0.weight", "h3.w", "old.bias", "head.bias")]
-    ['body.0.weight', 'layers.3.weight', None, 'head.bias']
-    """
-    if rules is None:
-        return lambda name: name
-    if isinstance(rules, (str, Path)):
-        return renamer(_rules_file(Path(rules)))
-    if callable(rules):
-        return rules
-    if not isinstance(rules, Mapping):
-        raise WrongType(f"Rules are a mapping, a function or a file, not a {type(rules).__name__}.")
-    compiled = [(_pattern(pattern), _template(pattern, new)) for pattern, new in rules.items()]
-
-    def rename(name: str) -> str | None:
-        for pattern, new in compiled:
-            found = pattern.fullmatch(name)
-            if found:
-                return None if new is None else _expanded(found, new) + (found.groupdict().get("_leaf") or "")
-        return name
-
-    rename.patterns = [pattern for pattern, _ in compiled]  # type: ignore[attr-defined]
-    rename.given = list(rules)  # type: ignore[attr-defined]
-    return rename
-
-
-def _expanded(found: re.Match[str], new: str) -> str:
-    try:
-        return found.expand(new)
-    except (re.error, IndexError) as error:
-        raise InvalidArgument(f"The new name {new!r} of the rule {found.re.pattern!r}: {error}") from None
-
-
-def _rules_file(path: Path) -> Mapping[Any, str | None]:
-    import tomllib
-
-    try:
-        text = path.read_text("utf-8")
-        found = tomllib.loads(text).get("rename") if path.suffix == ".toml" else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{str(path)!r} is not {path.suffix[1:].upper() or 'JSON'}: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(new, str) or not new for new in found.values()):
-        raise FileError(
-            f"{str(path)!r} holds no rules: a JSON object, or a table [rename] in TOML, of patterns and new names, "
-            'with false (or null in JSON) for "leave it out".'
-        )
-    return {pattern: new if isinstance(new, str) else None for pattern, new in found.items()}
-
-
-def _pattern(pattern: Any) -> re.Pattern[str]:
-    if isinstance(pattern, re.Pattern):
-        return pattern
-    if not isinstance(pattern, str):
-        raise WrongType(f"A rule's pattern is a text or a compiled regular expression, not {type(pattern).__name__}.")
-    if pattern.startswith("re:"):
-        try:
-            return re.compile(pattern[3:])
-        except re.error as error:
-            raise InvalidArgument(f"The rule {pattern!r} is no regular expression: {error}") from None
-    text = "".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", pattern))
-    return re.compile(text + r"(?P<_leaf>\.[^.]+)?" if not pattern.endswith("*") else text)
-
-
-def _template(pattern: Any, new: str | None) -> str | None:
-    if new is not None and not isinstance(new, str):
-        raise WrongType(f"The rule {pattern!r} gives a new name or None, not {type(new).__name__}.")
-    if new is None or isinstance(pattern, re.Pattern) or pattern.startswith("re:"):
-        return new
-    if new.count("*") > pattern.count("*"):
-        raise InvalidArgument(f"The rule {pattern!r} -> {new!r} has more * in the new name than in the pattern.")
-    parts = new.replace("\\", "\\\\").split("*")
-    return parts[0] + "".join(f"\\g<{i}>{part}" for i, part in enumerate(parts[1:], 1))
 
 
 # -- the plan
@@ -312,11 +201,11 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
     """
     if not isinstance(target, Model):
         raise WrongType(f"A transfer goes into a wrapped model, not into a {type(target).__name__}. Say mp.wrap first.")
-    one, other = _side(source), _model(target)
+    one, other = side_of(source), _model(target)
     found = Plan(one.title, other.title)
-    groups, renamed, dropped = _renamed(one, rules)
+    groups, by_rule, dropped = renamed(one, rules)
     pairs = {layer: layer for layer in other.layers if layer in groups}
-    why = {layer: RULE if layer in renamed else NAME for layer in pairs}
+    why = {layer: RULE if layer in by_rule else NAME for layer in pairs}
     fits = {layer: _fit(one, other, groups[layer], layer) for layer in pairs}
     misfit = any(fit.refused or fit.missing for fit in fits.values())
     if rules is None and (misfit or len(pairs) < len(other.layers)):
@@ -346,11 +235,12 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
     found.missing = [name for name in found.missing if storage[name] not in made]  # a tied one's other name is made
     _once(found, one, other)
     _dtypes(found, one, other, cast)
+    _layouts(found, one, other)
     _ties(found, one, other)
     return found
 
 
-def _renamed(one: Side, rules: Rules) -> tuple[dict[str, dict[str, Entry]], set[str], list[str]]:
+def renamed(one: Side, rules: Rules) -> tuple[dict[str, dict[str, Entry]], set[str], list[str]]:
     """The source's entries by the layer and leaf they are called after the rules; which layers a rule named; and what
     was left out."""
     rename = renamer(rules)
@@ -423,13 +313,14 @@ def _add(
     found.missing += [theirs[leaf].name for leaf in fit.missing] if not fit.refused else []
     for move in fit.moves:
         sources = tuple(group[leaf].name for leaf in move.sources)
-        make, change = move.make, move.change
+        make, change, unturned = move.make, move.change, None
         rows = move.target == "weight" and other.kind(layer) == "linear"
         channels = _flattened(one, other, layer) if rows else 0
         if channels:
+            unturned = _maker(one, make, sources)
             make = _flattener(channels, str(other.order))
             change = f"rows permuted: {channels} channels were flattened {one.order}, here {other.order}"
-        found.moves.append(Move(theirs[move.target].name, sources, change, why, _maker(one, make, sources)))
+        found.moves.append(Move(theirs[move.target].name, sources, change, why, _maker(one, make, sources), unturned))
     mine = one.options.get(at, {})
     for option, value in other.options.get(layer, {}).items():
         if option in mine and not _alike(mine[option], value):
@@ -509,6 +400,20 @@ def _dtypes(found: Plan, one: Side, other: Side, cast: bool) -> None:
                 break
 
 
+def _layouts(found: Plan, one: Side, other: Side) -> None:
+    """Arrays of a file that is in a framework's own layouts: of a square one nobody would see it."""
+    shapes = {e.name: e.spec.shape for layer in one.layers.values() for e in layer.values()}
+    for move in found.moves:
+        kind = other.kind(_split(move.target)[0])
+        for name in move.sources:
+            own = one.own_layouts or (not one.kinds and name.endswith("kernel"))
+            if own and len(shapes[name]) > 1 and kind in KINDS and kind != "embedding":
+                found.refused.append(
+                    f"{name} is in the file as its framework lays it out: load the file into its own model, and "
+                    "transfer from that"
+                )
+
+
 def _ties(found: Plan, one: Side, other: Side) -> None:
     """What is tied on one side only."""
     to: dict[str, str] = {}
@@ -524,121 +429,3 @@ def _ties(found: Plan, one: Side, other: Side) -> None:
             turned = {name: ", transpose=True" if views[name] != views[first] else "" for name in more}
             cure = ", ".join(f"net.tie({name!r}, {first!r}{turned[name]})" for name in more)
             found.ties.append(f"{' and '.join(names)} are tied there, their targets are not: say {cure}")
-
-
-# -- the transfer
-
-
-def transfer(
-    source: Any,
-    target: Model,
-    rules: Rules = None,
-    *,
-    partial: bool = False,
-    accept_guesses: bool = False,
-    cast: bool = False,
-    verify: Any = None,
-    bound: float = BOUND,
-) -> Report:
-    """Write a source's weights and buffers into a model, by :func:`plan`.
-
-    Everything is checked before anything is written; values are read and written one at a time. ``partial`` leaves
-    target parameters that nothing makes as they are. With ``verify``, example inputs of the source (numpy; a tuple
-    where there are several), both models run afterwards, and the report says how far apart they are, in eps of the
-    output's dtype, and if that is more than ``bound``, the first layer at which they part. Inputs and outputs of four
-    or more axes are brought into each model's order of channels.
-
-    Raises TransferError, with the plan in its text, when the plan is not complete or has guesses not accepted; the
-    target is then unchanged.
-
-        >>> import torch
-        >>> native = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
-        >>> spec = mp.nn.Sequential(mp.nn.Linear(3), mp.nn.ReLU(), mp.nn.Linear(2))
-        >>> net = mp.build(spec, np.ones((1, 4)), backend="jax")
-        >>> report = mp.transfer(mp.wrap(native), net, verify=np.ones((2, 4), "float32"))
-        >>> report.agrees
-        True
-    """
-    if verify is not None and not isinstance(source, Model):
-        raise InvalidArgument("Only a model can be run to verify a transfer; this source is a file or a state.")
-    found = plan(source, target, rules, cast=cast)
-    problems = [title for title, texts in (
-        ("something is refused", found.refused),
-        ("target parameters are missing (partial=True leaves them as they are)", [] if partial else found.missing),
-        ("there are guesses (accept_guesses=True takes them)", [] if accept_guesses else found.guesses),
-    ) if texts]  # fmt: skip
-    if problems:
-        raise TransferError(f"Nothing was transferred: {', '.join(problems)}.\n{found}")
-    for move in found.moves:
-        p = target[move.target]
-        p._write(move.make().astype(dtype_of(p.dtype), copy=False))
-    if verify is None:
-        return Report(found, bound=bound)
-    return _verified(found, source, target, verify if isinstance(verify, tuple) else (verify,), bound)
-
-
-def _verified(found: Plan, source: Model, target: Model, inputs: tuple[Any, ...], bound: float) -> Report:
-    outputs = [_outputs(source, net, inputs) for net in (source, target)]
-    if [a.shape for a in outputs[0]] != [b.shape for b in outputs[1]]:
-        shapes = " and ".join(str([a.shape for a in each]) for each in outputs)
-        return Report(found, float("inf"), bound, f"the output, of shapes {shapes}")
-    apart = max((_distance(a, b) for a, b in zip(*outputs, strict=True)), default=0.0)
-    parted = "" if apart <= bound else parting(found.layers, source, target, inputs, bound)
-    return Report(found, apart, bound, parted)
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    coarse = min((a.dtype, b.dtype), key=lambda dtype: dtype.itemsize)
-    return distance(b, a, coarse.name if coarse.kind == "f" else "float32")
-
-
-def _turned(net: Model, array: np.ndarray, back: bool = False) -> np.ndarray:
-    """An array of four or more axes from channels first to a model's order, or back."""
-    if array.ndim < 4 or net._host.data_order == "first":
-        return array
-    return np.moveaxis(array, -1, 1) if back else np.moveaxis(array, 1, -1)
-
-
-def _given(source: Model, net: Model, inputs: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
-    arrays = [_turned(source, net.to_numpy(x), back=True) for x in inputs]
-    return tuple(np.ascontiguousarray(_turned(net, array)) for array in arrays)
-
-
-def _outputs(source: Model, net: Model, inputs: tuple[Any, ...]) -> list[np.ndarray]:
-    return [_turned(net, array, back=True) for array in arrays_of(net(*_given(source, net, inputs)))]
-
-
-def arrays_of(output: Any) -> list[np.ndarray]:
-    """Every array of an output, however nested."""
-    from .model import to_numpy
-
-    if isinstance(output, Mapping):
-        return [array for each in output.values() for array in arrays_of(each)]
-    if isinstance(output, (list, tuple)):
-        return [array for each in output for array in arrays_of(each)]
-    return [] if output is None else [to_numpy(output)]
-
-
-def _orders(array: np.ndarray) -> list[np.ndarray]:
-    """A layer's output as it is and with its channels elsewhere: a built model's layers have another order inside."""
-    return [array] if array.ndim < 3 else [array, np.moveaxis(array, -1, 1), np.moveaxis(array, 1, -1)]
-
-
-def parting(
-    layers: Iterable[tuple[str, str]], source: Model, target: Model, inputs: tuple[Any, ...], bound: float
-) -> str:
-    """The first layer in the source's order of execution whose output differs in the target, by both names."""
-    watched = [net.activations(*_given(source, net, inputs)) for net in (source, target)]
-    mine, theirs = ({name: arrays_of(output) for name, output in each} for each in watched)
-    to = dict(layers)
-    for name, arrays in mine.items():
-        other = theirs.get(to.get(name, ""))
-        if other is None:
-            continue
-        apart = max(
-            (min(_distance(a, each) for each in _orders(b)) for a, b in zip(arrays, other, strict=False)), default=0.0
-        )
-        if apart > bound:
-            names = name if name == to[name] else f"{name} -> {to[name]}"
-            return f"layer {names} ({apart:.3g} eps)"
-    return "the output: the outputs of all layers with parameters agree"

@@ -40,6 +40,9 @@ class Source(Mapping[str, np.ndarray]):
     A context manager, where something is to be closed; it closes by itself when nobody uses it any more.
     """
 
+    own_layouts = False
+    """Whether the format is a framework's own and holds arrays in that one's layouts."""
+
     def spec(self, name: str) -> Spec:
         """Shape and dtype of an array. Raises KeyError for an unknown name."""
         return spec(self[name])

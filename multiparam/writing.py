@@ -18,8 +18,9 @@ from .files import _document, _earlier, _metadata, _Replacement, _sync_folder
 from .formats import damaged
 from .model import Model
 from .paths import did_you_mean
-from .plans import Entry, Rules, _renamed, _side
+from .plans import Entry, renamed, side_of
 from .registry import BackendInfo
+from .rules import Rules
 from .state import Source, dtype_of
 from .tensorfile import INDEX, Tensor
 from .tensorfile import write as write_safetensors
@@ -65,8 +66,8 @@ class Naming:
 
 def naming(source: Any, rules: Rules = None) -> Naming:
     """A source's names after the rules. Raises InvalidArgument for a rule that fits nothing, or two of one name."""
-    side = _side(source)
-    groups, _, dropped = _renamed(side, rules)
+    side = side_of(source)
+    groups, _, dropped = renamed(side, rules)
     stored: dict[str, Entry] = {}
     aliases: dict[str, tuple[str, bool]] = {}
     first: dict[Any, str] = {}

@@ -145,8 +145,13 @@ class GluonStorage:
         return self.native.data()
 
     def write(self, value: np.ndarray) -> None:
+        value = value if value.flags.c_contiguous else layouts.contiguous(value)
         with autograd.pause():
-            self.native.data()[:] = value if value.flags.c_contiguous else layouts.contiguous(value)
+            try:
+                self.native.data()[:] = value
+            except mx.MXNetError:  # a convolution that has run keeps its weight in MKLDNN's own format
+                make = mx.np.array if _is_np(self.native.data()) else mx.nd.array
+                self.native.data()[:] = make(value, dtype=value.dtype)
 
     def grad(self) -> Any | None:
         if not self.trainable or self.native._grad is None:
