@@ -26,6 +26,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "save": ("files", "save"),
     "load": ("files", "load"),
     "read": ("formats", "read"),
+    "compare": ("comparison.models", "compare"),
     "plan": ("plans", "plan"),
     "transfer": ("transferring", "transfer"),
     "register_layer": ("layouts", "register_layer"),
@@ -40,6 +41,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
 if TYPE_CHECKING:
     from . import errors, losses, nn
     from . import initializers as init
+    from .comparison.models import compare
     from .errors import MultiparamError, MultiparamWarning
     from .files import load, save
     from .formats import read
@@ -60,6 +62,7 @@ __all__ = [
     "Recorder",
     "backends",
     "build",
+    "compare",
     "errors",
     "init",
     "load",

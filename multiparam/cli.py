@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from . import commands, converting, registry
+from . import commands, comparing, converting, registry
 from .errors import BackendMissing, BackendUnknown, MultiparamError
 from .paths import did_you_mean
 from .terminal import quiet
@@ -52,21 +52,41 @@ app.command()(converting.convert)
 
 @app.command()
 def compare(
+    models: Annotated[
+        Optional[list[str]],
+        typer.Argument(help="Two models or more, as [NAME=]file.py:callable; without any, the networks built in."),
+    ] = None,
     backend: Annotated[Optional[list[str]], typer.Option(help="Compare these only. Repeatable.")] = None,
     model: Annotated[Optional[list[str]], typer.Option(help="Only these models of the zoo. Repeatable.")] = None,
     steps: Annotated[int, typer.Option(min=0, help="Training steps with each optimizer; 0 for none.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the initial values.")] = 0,
     json: Annotated[Optional[Path], typer.Option(help="Also write the result to this file.")] = None,
+    markdown: Annotated[Optional[Path], typer.Option(help="The same as a job's summary. With MODELS.")] = None,
+    junit: Annotated[Optional[Path], typer.Option(help="The same as JUnit's XML. With MODELS.")] = None,
+    inputs: Annotated[Optional[Path], typer.Option(help="An npz file of the first one's inputs. With MODELS.")] = None,
+    objective: Annotated[
+        Optional[str], typer.Option(help="mse or cross_entropy; the last array of the inputs is then the targets.")
+    ] = None,
+    rules: Annotated[Optional[Path], typer.Option(help="TOML or JSON: the first model's names -> others'.")] = None,
+    sync: Annotated[Optional[str], typer.Option(help="Give the others the weights of this one first.")] = None,
+    rtol_eps: Annotated[Optional[float], typer.Option(help="One bound for all distances, in eps.")] = None,
 ) -> None:
-    """Build the same networks in every backend from one seed and check that they agree.
+    """Check that models agree: two or more of yours, or the same networks built in every backend from one seed.
 
-    Names, shapes, kinds, ties, initial values, outputs, gradients, and parameters after training: semantically
-    in float64, numerically in float32.
+    Names, shapes, kinds, ties, values, outputs, gradients, and parameters after training: semantically in float64,
+    numerically in float32. For MODELS, --steps counts only where it is given.
     """
+    if models:
+        given = {"inputs": inputs, "objective": objective, "rules": rules, "sync": sync, "rtol_eps": rtol_eps}
+        raise typer.Exit(comparing.run(models, given, {"json": json, "markdown": markdown, "junit": junit}))
+    _refuse_without_models(
+        {"--inputs": inputs, "--objective": objective, "--rules": rules, "--sync": sync, "--rtol-eps": rtol_eps,
+         "--markdown": markdown, "--junit": junit}
+    )  # fmt: skip
     from .comparison import TICKS, ZOO, compare_zoo
     from .comparison.report import show, verdict, write_json
 
-    models = _known(model, ZOO, "--model")
+    names = _known(model, ZOO, "--model")
     if json is not None and not json.parent.is_dir():
         raise typer.BadParameter(
             f"there is no folder {str(json.parent)!r} to write {json.name!r} into", param_hint="--json"
@@ -76,7 +96,7 @@ def compare(
     console = Console()
     if len(chosen) == 1:
         console.print(f"Only {chosen[0]} is compared: its float32 against its own float64.")
-    total = len(models) * len(chosen) * 2 * (TICKS if steps else 1)
+    total = len(names) * len(chosen) * 2 * (TICKS if steps else 1)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with quiet() as stderr, Progress(*columns, console=Console(file=stderr), transient=True) as progress:
         task = progress.add_task("importing", total=total)
@@ -86,7 +106,7 @@ def compare(
 
         for name in chosen:
             registry.info(name).load()
-        checks = compare_zoo(models, chosen, steps=steps, seed=seed, tick=tick)
+        checks = compare_zoo(names, chosen, steps=steps, seed=seed, tick=tick)
     show(console, checks, chosen, steps)
     lines = verdict(checks, versions)
     agree = all(check.agrees for check in checks)
@@ -94,8 +114,14 @@ def compare(
         "\n".join(lines), style="bold green" if agree else "bold red", highlight=False, markup=False, soft_wrap=True
     )
     if json is not None:
-        write_json(json, checks, versions, {"models": models, "steps": steps, "seed": seed})
+        write_json(json, checks, versions, {"models": names, "steps": steps, "seed": seed})
     raise typer.Exit(0 if agree else 1)
+
+
+def _refuse_without_models(options: dict[str, Any]) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise typer.BadParameter("it is for models of yours: name two", param_hint=option)
 
 
 def _known(asked: list[str] | None, known: Iterable[str], option: str) -> list[str]:

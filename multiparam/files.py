@@ -412,6 +412,12 @@ def _alike(mine: Any, theirs: Any) -> bool:
 # -- files that appear whole or not at all
 
 
+def written_whole(path: Path, text: str) -> None:
+    """Write a text so that the file is the old one or the new one, never a part."""
+    with _Replacement() as replacement:
+        replacement.file(path).write(text.encode())
+
+
 class _Replacement:
     """Files written under temporary names beside those they replace; renamed in order when all are complete.
 

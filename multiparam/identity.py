@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from .protocol import Slot
+from .protocol import Activation, Slot
 
 S = TypeVar("S")
 
@@ -74,8 +74,8 @@ class Names:
 
 
 @contextmanager
-def watched(names: Names, found: list[tuple[str, Any]]) -> Iterator[None]:
-    """Where layers call hooks of no kind: their classes' ``__call__`` notes what those in ``names`` return."""
+def watched(names: Names, found: list[Activation]) -> Iterator[None]:
+    """Where layers call hooks of no kind: their classes' ``__call__`` notes the calls of those in ``names``."""
     inside: set[int] = set()
 
     def watching(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +87,7 @@ def watched(names: Names, found: list[tuple[str, Any]]) -> Iterator[None]:
                 output = original(self, *args, **kwargs)
             finally:
                 inside.discard(id(self))
-            found.append((names.next(self), output))
+            found.append(Activation(names.next(self), args, output))
             return output
 
         return call

@@ -20,7 +20,7 @@ from .errors import (
 )
 from .packed import Packed, bases, pack
 from .parameter import UNKNOWN_CURE, Group, Parameter, _numpy_dtype
-from .protocol import Array, Backend, Host, NativeOptimizer, Slot, Storage
+from .protocol import Activation, Array, Backend, Host, NativeOptimizer, Slot, Storage
 
 
 class Table:
@@ -144,13 +144,13 @@ class Model(Group):
         mode = self._train if train is None else train
         return self._host.call(tuple(self.native_array(x) for x in inputs), kwargs, mode)
 
-    def activations(self, *inputs: Any) -> list[tuple[str, Any]]:
-        """What each layer with parameters gives in a forward pass in evaluation: (name, output), in order of execution.
+    def activations(self, *inputs: Any) -> list[Activation]:
+        """What each layer with parameters takes and gives in a forward pass in evaluation, in order of execution.
 
         A layer used several times is there as often, under the name of each use.
 
             >>> net = mp.build(mp.nn.Sequential(mp.nn.Linear(2), mp.nn.ReLU()), np.ones((1, 3)), backend="torch")
-            >>> [(name, tuple(output.shape)) for name, output in net.activations(np.ones((4, 3)))]
+            >>> [(call.layer, tuple(call.output.shape)) for call in net.activations(np.ones((4, 3)))]
             [('0', (4, 2))]
         """
         return self._host.activations(tuple(self.native_array(x) for x in inputs))

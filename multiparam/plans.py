@@ -69,8 +69,8 @@ class Move:
     change: str
     why: str
     make: Callable[[], np.ndarray] = field(repr=False, compare=False)
-    unturned: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
-    """The same without the permutation of a flattening, which is inferred from the layers before."""
+    turn: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    """The permutation of a flattening in it, which is inferred from the layers before; also that of its inputs."""
 
 
 @dataclass
@@ -313,14 +313,13 @@ def _add(
     found.missing += [theirs[leaf].name for leaf in fit.missing] if not fit.refused else []
     for move in fit.moves:
         sources = tuple(group[leaf].name for leaf in move.sources)
-        make, change, unturned = move.make, move.change, None
+        make, change, turn = move.make, move.change, None
         rows = move.target == "weight" and other.kind(layer) == "linear"
         channels = _flattened(one, other, layer) if rows else 0
         if channels:
-            unturned = _maker(one, make, sources)
-            make = _flattener(channels, str(other.order))
+            make = turn = _flattener(channels, str(other.order))
             change = f"rows permuted: {channels} channels were flattened {one.order}, here {other.order}"
-        found.moves.append(Move(theirs[move.target].name, sources, change, why, _maker(one, make, sources), unturned))
+        found.moves.append(Move(theirs[move.target].name, sources, change, why, _maker(one, make, sources), turn))
     mine = one.options.get(at, {})
     for option, value in other.options.get(layer, {}).items():
         if option in mine and not _alike(mine[option], value):

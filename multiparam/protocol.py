@@ -10,7 +10,8 @@ Adapters may subclass these protocols to inherit the few defaults.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .layouts import Layout, join
 
@@ -97,6 +98,14 @@ class Slot:
         self.pieces: tuple[Slot, ...] = ()
 
 
+class Activation(NamedTuple):
+    """One call of a layer: its name, what it was given by position, and what it gave."""
+
+    layer: str
+    inputs: tuple[Any, ...]
+    output: Any
+
+
 class NativeOptimizer(Protocol):
     """The framework's own optimizer over some storages."""
 
@@ -133,9 +142,13 @@ class Host(Protocol):
     def copy(self, storage: Storage, through: Layout | None = None) -> Storage:
         """A new, independent storage with the same flags and the same values, or their layout ``through``."""
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
-        """A forward pass in evaluation: the outputs of the layers that hold parameters, by name, in execution order."""
+    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
+        """A forward pass in evaluation: what the layers that hold parameters take and give, in execution order."""
         return []
+
+    def in_float64(self) -> AbstractContextManager[None] | None:
+        """A context in which a float32 model computes in float64 with the same numbers; None where it cannot."""
+        return None
 
     def set_trainable(self, storages: Sequence[Storage], flag: bool) -> None:
         """Freeze or unfreeze storages together; override to refuse what the framework cannot do, before any change."""

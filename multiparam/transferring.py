@@ -110,8 +110,8 @@ def verified(
     apart = max((_distance(a, b) for a, b in zip(*outputs, strict=True)), default=0.0)
     if apart <= bound:
         return Report(found, apart, bound)
-    if again and any(move.unturned for move in found.moves):
-        other = replace(found, moves=[_unturned(move) for move in found.moves])
+    if again and any(move.turn for move in found.moves):
+        other = replace(found, moves=[_unturned(move, source) for move in found.moves])
         carry_out(other, target)
         report = verified(other, source, target, inputs, bound, again=False)
         if report.agrees:
@@ -120,10 +120,11 @@ def verified(
     return Report(found, apart, bound, parting(found.layers, source, target, inputs, bound))
 
 
-def _unturned(move: Move) -> Move:
-    if move.unturned is None:
+def _unturned(move: Move, source: Model) -> Move:
+    if move.turn is None:
         return move
-    return replace(move, make=move.unturned, change="rows as they are: nothing is flattened before", unturned=None)
+    change = "rows as they are: nothing is flattened before"
+    return replace(move, make=source[move.sources[0]]._alias, change=change, turn=None)
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -131,20 +132,20 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return distance(b, a, coarse.name if coarse.kind == "f" else "float32")
 
 
-def _turned(net: Model, array: np.ndarray, back: bool = False) -> np.ndarray:
+def turned(net: Model, array: np.ndarray, back: bool = False) -> np.ndarray:
     """An array of four or more axes from channels first to a model's order, or back."""
     if array.ndim < 4 or net._host.data_order == "first":
         return array
     return np.moveaxis(array, -1, 1) if back else np.moveaxis(array, 1, -1)
 
 
-def _given(source: Model, net: Model, inputs: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
-    arrays = [_turned(source, net.to_numpy(x), back=True) for x in inputs]
-    return tuple(np.ascontiguousarray(_turned(net, array)) for array in arrays)
+def given(source: Model, net: Model, inputs: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+    arrays = [turned(source, net.to_numpy(x), back=True) for x in inputs]
+    return tuple(np.ascontiguousarray(turned(net, array)) for array in arrays)
 
 
 def _outputs(source: Model, net: Model, inputs: tuple[Any, ...]) -> list[np.ndarray]:
-    return [_turned(net, array, back=True) for array in arrays_of(net(*_given(source, net, inputs)))]
+    return [turned(net, array, back=True) for array in arrays_of(net(*given(source, net, inputs)))]
 
 
 def arrays_of(output: Any) -> list[np.ndarray]:
@@ -158,7 +159,7 @@ def arrays_of(output: Any) -> list[np.ndarray]:
     return [] if output is None else [to_numpy(output)]
 
 
-def _orders(array: np.ndarray) -> list[np.ndarray]:
+def orders(array: np.ndarray) -> list[np.ndarray]:
     """A layer's output as it is and with its channels elsewhere: a built model's layers have another order inside."""
     return [array] if array.ndim < 3 else [array, np.moveaxis(array, -1, 1), np.moveaxis(array, 1, -1)]
 
@@ -167,15 +168,15 @@ def parting(
     layers: Iterable[tuple[str, str]], source: Model, target: Model, inputs: tuple[Any, ...], bound: float
 ) -> str:
     """The first layer in the source's order of execution whose output differs in the target, by both names."""
-    watched = [net.activations(*_given(source, net, inputs)) for net in (source, target)]
-    mine, theirs = ({name: arrays_of(output) for name, output in each} for each in watched)
+    watched = [net.activations(*given(source, net, inputs)) for net in (source, target)]
+    mine, theirs = ({call.layer: arrays_of(call.output) for call in each} for each in watched)
     to = dict(layers)
     for name, arrays in mine.items():
         other = theirs.get(to.get(name, ""))
         if other is None:
             continue
         apart = max(
-            (min(_distance(a, each) for each in _orders(b)) for a, b in zip(arrays, other, strict=False)), default=0.0
+            (min(_distance(a, each) for each in orders(b)) for a, b in zip(arrays, other, strict=False)), default=0.0
         )
         if apart > bound:
             names = name if name == to[name] else f"{name} -> {to[name]}"

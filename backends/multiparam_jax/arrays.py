@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -252,6 +252,26 @@ class ArrayStorage:
 
     def grad(self) -> jax.Array | None:
         return self.gradient
+
+
+def in_float64(storages: Sequence[ArrayStorage]) -> AbstractContextManager[None] | None:
+    """float32 arrays as float64 ones for a while; None where others are among them."""
+    if any(storage.dtype not in ("float32", "int32", "uint32") for storage in storages):
+        return None
+    return _widened([storage for storage in storages if storage.dtype == "float32"])
+
+
+@contextmanager
+def _widened(storages: Sequence[ArrayStorage]) -> Iterator[None]:
+    before = [storage.get() for storage in storages]
+    with x64():
+        for storage, array in zip(storages, before, strict=True):
+            storage.set(array.astype("float64"))
+        try:
+            yield
+        finally:
+            for storage, array in zip(storages, before, strict=True):
+                storage.set(array)
 
 
 def compiled_step(

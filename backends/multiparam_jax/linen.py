@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -18,9 +19,20 @@ from flax import linen
 from multiparam import layouts, paths
 from multiparam.errors import ShapeError, TieError, UnknownShapes
 from multiparam.packed import fold
-from multiparam.protocol import Host, Run, Slot
+from multiparam.protocol import Activation, Host, Run, Slot
 
-from .arrays import COMPOSITES, LAYERS, ArrayStorage, Ops, OptaxOptimizer, compiled_step, from_numpy, leaves_of, scope
+from .arrays import (
+    COMPOSITES,
+    LAYERS,
+    ArrayStorage,
+    Ops,
+    OptaxOptimizer,
+    compiled_step,
+    from_numpy,
+    in_float64,
+    leaves_of,
+    scope,
+)
 from .modules import Chain
 
 Key = tuple[str, ...]  # collection, then the path in its tree
@@ -122,8 +134,11 @@ class LinenHost(Host):
     def data_order(self) -> str:  # type: ignore[override]
         return "first" if isinstance(self.native, Chain) else "last"
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
-        found: list[tuple[str, Any]] = []
+    def in_float64(self) -> AbstractContextManager[None] | None:
+        return in_float64(list(dict.fromkeys(self._leaves.values())))
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
+        found: list[Activation] = []
         holding = {place.path[:-1] for place in self._places}
         shown: dict[Scope, Iterator[str]] = {
             path: itertools.cycle(map(paths.text, places))
@@ -135,7 +150,7 @@ class LinenHost(Host):
             output = call(*args, **kwargs)
             concrete = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(output))  # not in a scan
             if concrete and context.method_name == "__call__" and context.module.path in shown:
-                found.append((next(shown[context.module.path]), output))
+                found.append(Activation(next(shown[context.module.path]), args, output))
             return output
 
         with linen.intercept_methods(note):

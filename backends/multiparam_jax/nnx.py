@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
@@ -14,9 +14,9 @@ from multiparam import layouts, paths
 from multiparam.errors import Unsupported, UnsupportedAttribute
 from multiparam.identity import Names, Storages, watched
 from multiparam.packed import fold
-from multiparam.protocol import Host, Run, Slot
+from multiparam.protocol import Activation, Host, Run, Slot
 
-from .arrays import COMPOSITES, LAYERS, ArrayStorage, Ops, OptaxOptimizer, compiled_step, leaves_of, scope
+from .arrays import COMPOSITES, LAYERS, ArrayStorage, Ops, OptaxOptimizer, compiled_step, in_float64, leaves_of, scope
 
 # Attributes of layers that say whether they train, and their value in training
 MODES = {"deterministic": False, "use_running_average": False}
@@ -139,13 +139,19 @@ class NnxHost(Host):
 
     data_order = "last"
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
-        found: list[tuple[str, Any]] = []
+    def in_float64(self) -> AbstractContextManager[None] | None:
+        return in_float64(list(dict.fromkeys(slot.storage for slot in self.slots())))  # type: ignore[arg-type]
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
+        found: list[Activation] = []
         with watched(Names(self._layers), found):
             self.call(inputs, {}, False)
-        traced = (name for name, y in found if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(y)))
-        inside = set(traced)  # the cell of a scan
-        return [(name, output) for name, output in found if name not in inside]
+        inside = {  # the cell of a scan
+            call.layer
+            for call in found
+            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(call.output))
+        }
+        return [call for call in found if call.layer not in inside]
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.home)

@@ -10,6 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from multiparam import layouts, nn, paths
 from multiparam.errors import UnknownShapes, Unrecognised, Unsupported
 from multiparam.identity import Names, Storages
-from multiparam.protocol import Backend, Host, Run, Slot
+from multiparam.protocol import Activation, Backend, Host, Run, Slot
 
 from .load import load
 
@@ -299,13 +300,26 @@ class GluonHost(Host):
         convolutions = (b for b in _blocks(self.native) if LAYERS.of(type(b)) in CHANNELS_LAST)
         return "last" if any(block._kwargs["layout"].endswith("C") for block in convolutions) else "first"
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
-        found: list[tuple[str, Any]] = []
+    def in_float64(self) -> AbstractContextManager[None] | None:
+        if any(slot.storage.dtype != "float32" for slot in self.slots()):
+            return None
+        return self._cast()
+
+    @contextmanager
+    def _cast(self) -> Iterator[None]:
+        self.native.cast("float64")
+        try:
+            yield
+        finally:
+            self.native.cast("float32")
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
+        found: list[Activation] = []
         wanted = {slot.path[:-1] for slot in self.slots()}
         names = Names((paths.text(path), block) for path, block in _places(self.native, ()) if path in wanted)
         active = [(b, b._active) for b in _blocks(self.native) if isinstance(b, gluon.HybridBlock)]
         hooks = [
-            block.register_forward_hook(lambda block, given, output: found.append((names.next(block), output)))
+            block.register_forward_hook(lambda block, *call: found.append(Activation(names.next(block), *call)))
             for block in names.layers
         ]
         try:

@@ -11,6 +11,7 @@ import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ from multiparam import layouts, nn, paths
 from multiparam.errors import MultiparamWarning, UnknownShapes, Unrecognised, Unsupported
 from multiparam.identity import Names, Storages, watched
 from multiparam.packed import Composite, Leaf, attention, fold
-from multiparam.protocol import Backend, Host, Run, Slot
+from multiparam.protocol import Activation, Backend, Host, Run, Slot
 
 from .build import functional
 from .optimizers import KerasOptimizer
@@ -349,8 +350,14 @@ class KerasHost(Host):
         formats = {getattr(layer, "data_format", None) for _, _, layer in walk(self.native, (), (), ())}
         return "first" if "channels_first" in formats else "last"
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
-        found: list[tuple[str, Any]] = []
+    def in_float64(self) -> AbstractContextManager[None] | None:
+        layers = [layer for _, _, layer in walk(self.native, (), (), ())]
+        if not all(isinstance(layer, keras.layers.Layer) and layer.dtype == "float32" for layer in layers):
+            return None  # tf_keras casts no variable up
+        return _computing_in_float64(layers)
+
+    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
+        found: list[Activation] = []
         wanted = {slot.path[:-1] for slot in self.slots()}
         places = _built.get(self.native) or walk(self.native, (), (), ())
         with watched(Names((paths.text(path), layer) for path, _, layer in places if path in wanted), found):
@@ -434,6 +441,21 @@ class KerasHost(Host):
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> KerasOptimizer:
         _require_tensorflow(storages, "optimizers")
         return KerasOptimizer(name, options, storages)
+
+
+@contextmanager
+def _computing_in_float64(layers: Sequence[Any]) -> Iterator[None]:
+    """Keras casts its float32 variables where a layer computes in another dtype, and up is exact."""
+    policy = keras.DTypePolicy("float32")
+    policy._compute_dtype = "float64"
+    before = [(layer, layer.dtype_policy) for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = policy
+        yield
+    finally:
+        for layer, was in before:
+            layer.dtype_policy = was
 
 
 def _require_tensorflow(storages: Sequence[VariableStorage], what: str) -> None:

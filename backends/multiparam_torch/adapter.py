@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from multiparam import layouts, nn, paths
 from multiparam.errors import InvalidArgument, Unrecognised
 from multiparam.identity import Names, Storages
 from multiparam.layouts import Layers, Layout
-from multiparam.protocol import Backend, Host, Run, Slot
+from multiparam.protocol import Activation, Backend, Host, Run, Slot
 
 CONV = {
     "stride": "stride",
@@ -180,12 +181,12 @@ class TorchHost(Host):
             if child is not None and not (name == "parametrizations" and len(tied) == len(child._modules)):
                 self._walk(child, (*path, name), (*positions, position), found)
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[tuple[str, Any]]:
-        found: list[tuple[str, Any]] = []
+    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
+        found: list[Activation] = []
         names = Names(self._layers())
 
         def note(module: tnn.Module, given: Any, output: Any) -> None:
-            found.append((names.next(module), output))
+            found.append(Activation(names.next(module), given, output))
 
         hooks = [module.register_forward_hook(note) for module in names.layers]
         try:
@@ -206,6 +207,20 @@ class TorchHost(Host):
                 yield paths.text(path), module
             below = [((*path, name), child) for name, child in module._modules.items() if child is not None]
             stack += reversed(below)  # a layer's names in order of execution
+
+    def in_float64(self) -> AbstractContextManager[None] | None:
+        tensors = [*self.native.parameters(), *self.native.buffers()]
+        if any(t.is_floating_point() and t.dtype != torch.float32 for t in tensors):
+            return None
+        return self._doubled()
+
+    @contextmanager
+    def _doubled(self) -> Iterator[None]:
+        self.native.double()
+        try:
+            yield
+        finally:
+            self.native.float()
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.home)
