@@ -34,7 +34,7 @@ from .formats import PathLike, read
 from .model import FLOATS, Model, to_numpy
 from .parameter import Group, Parameter, kind_of
 from .paths import did_you_mean
-from .state import LINES, Loaded, Source, Spec, dtype_of, entries, leaf, load_state, spec
+from .state import LINES, Loaded, Source, Spec, alike, dtype_of, entries, leaf, load_state, spec
 from .tensorfile import INDEX, SAVE, Sharded, Tensor, TensorFile, read_index, write
 
 VERSION = 1
@@ -396,17 +396,9 @@ def _options(said: Said, net: Model) -> list[str]:
     for layer, options in net.options().items():
         theirs = said.layers.get(layer, {})
         for key, mine in options.items():
-            if key in theirs and not _alike(mine, theirs[key]):
+            if key in theirs and not alike(mine, theirs[key]):
                 notes.append(f"layer {layer!r} has {key}={theirs[key]!r} in the file, {mine!r} in the model")
     return notes
-
-
-def _alike(mine: Any, theirs: Any) -> bool:
-    """Equal once written as JSON; numbers to float32's rounding, in which some frameworks keep them."""
-    mine = json.loads(json.dumps(mine, default=_plain))
-    if isinstance(mine, float) and isinstance(theirs, (int, float)):
-        return math.isclose(mine, theirs, rel_tol=1e-6)
-    return bool(mine == theirs)
 
 
 # -- files that appear whole or not at all

@@ -20,7 +20,7 @@ from .layouts import BOOKKEEPING, KINDS
 from .model import Model
 from .parameter import castable
 from .rules import Rules, renamer
-from .state import Source, Spec, same, spec
+from .state import Source, Spec, alike, same, spec
 
 
 class Entry(NamedTuple):
@@ -322,7 +322,7 @@ def _add(
         found.moves.append(Move(theirs[move.target].name, sources, change, why, _maker(one, make, sources), turn))
     mine = one.options.get(at, {})
     for option, value in other.options.get(layer, {}).items():
-        if option in mine and not _alike(mine[option], value):
+        if option in mine and not alike(mine[option], value):
             when = ", when it trains" if option == "momentum" else ""
             found.options.append(f"{layer or 'the model'}: {option} is {mine[option]} there, {value} here{when}")
 
@@ -333,14 +333,6 @@ def _maker(one: Side, make: Callable[..., np.ndarray], sources: tuple[str, ...])
 
 def _flattener(channels: int, to: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda array: convert.flatten(array, channels, to)
-
-
-def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_alike, a, b))
-    if isinstance(a, float) and isinstance(b, float):
-        return abs(a - b) <= 1e-7 * max(abs(a), abs(b))  # a framework may keep it in float32
-    return bool(a == b)
 
 
 def _flattened(one: Side, other: Side, layer: str) -> int:

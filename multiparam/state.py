@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -204,6 +205,19 @@ def _overflow(state: Mapping[str, Any], name: str, specs: Mapping[str, Spec], p:
     if value.size and (int(value.min()) < limits.min or int(value.max()) > limits.max):
         return f"{name!r} is {p.dtype}; the state has {value.dtype} values beyond its range"
     return ""
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two options of layers are the same; numbers to float32's rounding, in which some frameworks keep them.
+
+    >>> alike((1, 1), [1, 1]), alike(1e-5, float(np.float32(1e-5))), alike(1e-5, 1e-6)
+    (True, True, False)
+    """
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(alike, a, b))
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=1e-6)
+    return bool(a == b)
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:

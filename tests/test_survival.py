@@ -304,3 +304,36 @@ def test_what_weights_do_not_carry_is_told_in_one_language(backend: str) -> None
         for layer, options in expected:
             for name, value in options.items():
                 assert told[layer][name] == ((0, 0) if padded and name == "padding" else value), (layer, name)
+
+
+@in_framework("jax")
+def test_linen_takes_frozen_variables_collections_of_ones_own_and_random_streams() -> None:
+    import jax
+    from flax import linen
+    from flax.core import freeze
+
+    class Counting(linen.Module):
+        @linen.compact
+        def __call__(self, x: Any, train: bool = False) -> Any:
+            seen = self.variable("counts", "seen", lambda: np.zeros((), "int32"))
+            if train and not self.is_initializing():
+                seen.value = seen.value + x.shape[0]
+            x = linen.Dropout(0.5, deterministic=not train)(linen.Dense(16)(x))
+            return linen.BatchNorm(use_running_average=not train)(x)
+
+    module = Counting()
+    variables = freeze(module.init(jax.random.key(0), X))
+    net = mp.wrap(module, X, variables=variables)
+    assert list(net.parameters()) == ["Dense_0.weight", "Dense_0.bias", "BatchNorm_0.weight", "BatchNorm_0.bias"]
+    assert list(net.buffers()) == ["seen", "BatchNorm_0.running_mean", "BatchNorm_0.running_var"]
+    key = jax.random.key(7)
+    mine = net(X, train=True, rngs={"dropout": key})
+    truth, state = module.apply(variables, X, train=True, rngs={"dropout": key}, mutable=["counts", "batch_stats"])
+    np.testing.assert_array_equal(np.asarray(mine), np.asarray(truth))
+    assert int(net["seen"].numpy()) == int(state["counts"]["seen"]) == len(X)
+    np.testing.assert_array_equal(
+        net["BatchNorm_0.running_mean"].numpy(), np.asarray(state["batch_stats"]["BatchNorm_0"]["mean"])
+    )
+    assert not np.array_equal(np.asarray(net(X, train=True)), np.asarray(net(X, train=True)))  # a new mask each time
+    net.variables = variables
+    assert int(net["seen"].numpy()) == 0
