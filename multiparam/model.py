@@ -93,6 +93,7 @@ class Model(Group):
         self._train = False
         self._cache: dict[int, Parameter] = {}
         self._listed: dict[tuple[bool, bool], Mapping[str, Parameter]] = {}
+        self._named: dict[str, Parameter] = {}
         self._packed: dict[Any, Packed] = {}
         self._table = Table(host.slots(), adapter, self._packed)
         self._known_ties = ties.known(self)
@@ -180,9 +181,13 @@ class Model(Group):
 
     def __getitem__(self, key: Any) -> Any:
         if type(key) is str:
+            found = self._named.get(key)
+            if found is not None:
+                return found
             index = self._table.by_name.get(key)
             if index is not None:
-                return self._parameter(index)
+                found = self._named[key] = self._parameter(index)
+                return found
         return super().__getitem__(key)
 
     def _parameter(self, index: int) -> Parameter:
@@ -210,6 +215,7 @@ class Model(Group):
         if slots:
             self._table = self._read(self._host, self._table.names)
             self._listed.clear()
+            self._named.clear()
             self._known_ties = ties.known(self)
 
     def _read(self, host: Host, names: list[str]) -> Table:

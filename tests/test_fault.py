@@ -339,7 +339,7 @@ def test_a_disk_that_fails_while_a_file_is_looked_through_changes_no_model(
     path = mp.save(net, tmp_path / "w.safetensors")
     net.init(mp.init.constant(7))
     before = net.state_dict()
-    failing = Failing(monkeypatch, (tensorfile, "_exactly"))
+    failing = Failing(monkeypatch, (tensorfile, "_exactly"), (tensorfile, "_fill"))
     for n in range(2 + 4):  # the length, the header and four arrays
         failing.left = n
         with pytest.raises(OSError, match="No space"):
