@@ -672,8 +672,8 @@ class TfKerasSubclass(KerasSubclass):
     library = "tf_keras"
 
 
-def flavour(name: str, cls: type[Subject], *needs: str, np_arrays: bool = False) -> Any:
-    marks = [pytest.mark.needs(*needs), pytest.mark.xdist_group(needs[0])]
+def flavour(name: str, cls: type[Subject], *needs: str, np_arrays: bool = False, slow: bool = False) -> Any:
+    marks = [pytest.mark.needs(*needs), pytest.mark.xdist_group(needs[0]), *[pytest.mark.slow] * slow]
     return pytest.param((cls, np_arrays), id=name, marks=marks)
 
 
@@ -690,15 +690,15 @@ MORE = [
     flavour("torch-sequential", TorchSequential, "torch"),
     flavour("gluon-nd", Gluon, "mxnet"),
     flavour("gluon-eager", GluonEager, "mxnet", np_arrays=True),
-    flavour("gluon-eager-nd", GluonEager, "mxnet"),
-    flavour("gluon-sequential", GluonSequential, "mxnet", np_arrays=True),
+    flavour("gluon-eager-nd", GluonEager, "mxnet", slow=True),
+    flavour("gluon-sequential", GluonSequential, "mxnet", np_arrays=True, slow=True),
     flavour("linen-compact", LinenCompact, "jax"),
-    flavour("linen-sequential", LinenSequential, "jax"),
-    flavour("nnx-sequential", NnxSequential, "jax"),
-    flavour("keras-sequential", KerasSequential, "tensorflow"),
+    flavour("linen-sequential", LinenSequential, "jax", slow=True),
+    flavour("nnx-sequential", NnxSequential, "jax", slow=True),
+    flavour("keras-sequential", KerasSequential, "tensorflow", slow=True),
     flavour("keras-subclass", KerasSubclass, "tensorflow"),
-    flavour("tf_keras-sequential", TfKerasSequential, *KERAS2),
-    flavour("tf_keras-subclass", TfKerasSubclass, *KERAS2),
+    flavour("tf_keras-sequential", TfKerasSequential, *KERAS2, slow=True),
+    flavour("tf_keras-subclass", TfKerasSubclass, *KERAS2, slow=True),
 ]
 
 
