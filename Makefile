@@ -5,7 +5,7 @@ MODERN ?= .venv-modern
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: compare test check bench modern slow clean
+.PHONY: compare test check bench modern slow mutants soak clean
 
 compare: $(VENV)/.ready
 	@$(BIN)/multiparam compare
@@ -15,6 +15,14 @@ test: $(VENV)/.ready
 
 slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --slow
+
+# Faults planted in adapters, and whether the conformance kit notices them.
+mutants: $(VENV)/.ready
+	@$(BIN)/python tests/mutants.py
+
+# 10,000 random networks and as many sequences of operations in each backend: hours. One backend: SOAK="--backend torch".
+soak: $(VENV)/.ready
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --hypothesis-profile=soak $(SOAK) multiparam/testing/test_property.py
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

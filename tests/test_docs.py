@@ -19,6 +19,7 @@ PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 BLOCKS = PYTHON.findall(README)
 PAGES = {"torch-to-flax": ("torch", "jax"), "keras-to-torch": ("tensorflow", "torch")}
 PAGES["leaving-mxnet"] = ("mxnet", "torch", "jax", "tensorflow")
+PAGES["write-an-adapter"] = ("autograd",)
 MODULES = [
     module.name
     for package in ("multiparam",)

@@ -1,6 +1,6 @@
 """The truth for built networks: every layer of mp.nn written out in numpy, in float64, by its definition.
 
-Nothing here comes from multiparam but the descriptions of the layers.
+Nothing here comes from the rest of multiparam but the descriptions of the layers.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.special import erf
 
-from multiparam import nn
+from .. import nn
 
 State = Mapping[str, np.ndarray]
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """The error function, element by element."""
+    return np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x))
 
 
 def forward(layer: nn.Layer, state: State, x: np.ndarray, name: str = "", train: bool = False) -> np.ndarray:
@@ -130,3 +134,21 @@ def slope(layer: nn.Layer, state: State, direction: State, x: np.ndarray, y: np.
         return {name: value + t * direction[name] if name in direction else value for name, value in state.items()}
 
     return (mse(layer, moved(h), x, y) - mse(layer, moved(-h), x, y)) / (2 * h)
+
+
+def gradients(layer: nn.Sequential, state: State, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Backpropagation of :func:`mse` through Linear and Tanh layers, to rounding: each name by itself, as if untied."""
+    seen = [x]
+    for name, child in zip(layer.names, layer.layers, strict=True):
+        seen.append(forward(child, state, seen[-1], name))
+    found: dict[str, np.ndarray] = {}
+    delta = 2 * (seen[-1] - y) / y.size
+    for i in reversed(range(len(layer.layers))):
+        if isinstance(layer.layers[i], nn.Tanh):
+            delta = delta * (1 - seen[i + 1] ** 2)
+            continue
+        name = layer.names[i]
+        found[f"{name}.weight"] = delta.T @ seen[i]
+        found[f"{name}.bias"] = delta.sum(0)
+        delta = delta @ state[f"{name}.weight"]
+    return found

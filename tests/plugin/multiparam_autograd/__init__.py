@@ -1,0 +1,12 @@
+"""tinynet for multiparam. This module imports no framework."""
+
+from multiparam.registry import BackendInfo
+
+backend = BackendInfo(
+    "autograd",
+    recognises=("tinynet",),
+    arrays=("tinynet", "autograd"),
+    requires=("autograd", "tinynet", "scipy"),
+    adapter="multiparam_autograd.adapter:AutogradBackend",
+    install="pip install multiparam-autograd",
+)
