@@ -394,11 +394,12 @@ def test_tf_keras_with_an_input_layer_lists_three_but_applies_the_shared_one_twi
     X, y = batch(), batch(1)
     view = mp.wrap(net)
     assert len(net.layers) == 3
-    assert list(view.parameters()) == ["1.weight", "1.bias", "2.weight", "2.bias"]
+    assert list(view.parameters()) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    assert view.ties() == [("1.weight", "2.weight"), ("1.bias", "2.bias")]  # what it computes, not what it lists
     hidden = X.numpy()
     for _ in range(2):
         hidden = np.maximum(hidden @ view["1.weight"].numpy().T + view["1.bias"].numpy(), 0)
-    twice = hidden @ view["2.weight"].numpy().T + view["2.bias"].numpy()
+    twice = hidden @ view["3.weight"].numpy().T + view["3.bias"].numpy()
     np.testing.assert_allclose(net(X).numpy(), twice, rtol=1e-5, atol=1e-6)
     _, grads = view.value_and_grad(mp.losses.mse)(X, y)
     _, natives = tape_gradients(net, X, y)
