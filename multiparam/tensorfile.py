@@ -18,6 +18,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -53,6 +54,7 @@ CODES: Mapping[str, tuple[str, int]] = {name: (code, size) for code, (name, size
 LARGEST_HEADER = 100_000_000  # bytes; the official library's bound
 MOST_AXES = 32  # numpy 1's bound
 CHUNK = 1 << 20
+LARGE = 1 << 22  # bytes, from which a thread is worth its start
 CHECKSUMS = "multiparam.crc32"
 INDEX = ".safetensors.index.json"
 
@@ -151,11 +153,15 @@ def _put(file: BinaryIO, tensor: Tensor) -> int:
     array = tensor.read()
     if spec_of(array) != (tensor.shape, tensor.dtype):
         raise InvalidArgument(f"{tensor.name!r} was {tensor.shape} {tensor.dtype}, and changed while it was saved.")
-    sum = 0
-    for chunk in _chunks(_bytes(array)):
-        sum = zlib.crc32(chunk, sum)
-        file.write(chunk)
-    return sum
+    data = _bytes(array)
+    if len(data) < LARGE:
+        file.write(data)
+        return zlib.crc32(data)
+    with ThreadPoolExecutor(1) as pool:  # neither the sum nor the disk needs the interpreter
+        sum = pool.submit(zlib.crc32, data)
+        for chunk in _chunks(data):
+            file.write(chunk)
+        return sum.result()
 
 
 def _bytes(array: np.ndarray) -> memoryview:
