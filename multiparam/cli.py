@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -20,7 +20,7 @@ from rich.text import Text
 from . import commands, comparing, converting, registry
 from .errors import BackendMissing, BackendUnknown, MultiparamError
 from .paths import did_you_mean
-from .terminal import quiet
+from .terminal import quiet, refuse, say
 
 app = typer.Typer(
     help="One parameter API for PyTorch, MXNet Gluon, JAX/Flax and TensorFlow/Keras.",
@@ -79,18 +79,15 @@ def compare(
     if models:
         given = {"inputs": inputs, "objective": objective, "rules": rules, "sync": sync, "rtol_eps": rtol_eps}
         raise typer.Exit(comparing.run(models, given, {"json": json, "markdown": markdown, "junit": junit}))
-    _refuse_without_models(
-        {"--inputs": inputs, "--objective": objective, "--rules": rules, "--sync": sync, "--rtol-eps": rtol_eps,
-         "--markdown": markdown, "--junit": junit}
-    )  # fmt: skip
+    own = {"--inputs": inputs, "--objective": objective, "--rules": rules, "--sync": sync, "--rtol-eps": rtol_eps,
+           "--markdown": markdown, "--junit": junit}  # fmt: skip
+    refuse(own, "it is for models of yours: name two")
     from .comparison import TICKS, ZOO, compare_zoo
     from .comparison.report import show, verdict, write_json
 
     names = _known(model, ZOO, "--model")
-    if json is not None and not json.parent.is_dir():
-        raise typer.BadParameter(
-            f"there is no folder {str(json.parent)!r} to write {json.name!r} into", param_hint="--json"
-        )
+    if json is not None:
+        commands.check_folder(json, "--json")
     chosen = _chosen(backend)
     versions = {name: str(registry.info(name).version()) for name in chosen}
     console = Console()
@@ -110,18 +107,10 @@ def compare(
     show(console, checks, chosen, steps)
     lines = verdict(checks, versions)
     agree = all(check.agrees for check in checks)
-    console.print(
-        "\n".join(lines), style="bold green" if agree else "bold red", highlight=False, markup=False, soft_wrap=True
-    )
+    say(console, "\n".join(lines), agree)
     if json is not None:
         write_json(json, checks, versions, {"models": names, "steps": steps, "seed": seed})
     raise typer.Exit(0 if agree else 1)
-
-
-def _refuse_without_models(options: dict[str, Any]) -> None:
-    for option, value in options.items():
-        if value is not None:
-            raise typer.BadParameter("it is for models of yours: name two", param_hint=option)
 
 
 def _known(asked: list[str] | None, known: Iterable[str], option: str) -> list[str]:

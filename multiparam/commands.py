@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from . import inspecting, references
+from . import inspecting, paths, references
 from .errors import FileError
 from .formats import read
 from .inspecting import Listing, Row
@@ -184,4 +183,4 @@ def _leaf(text: str, name: str, row: Row, cells: dict[str, str]) -> Text:
 
 
 def _path(name: str) -> tuple[str, ...]:
-    return tuple(re.split(r"(?<!\\)\.", name))
+    return tuple(paths.segments(name))

@@ -16,7 +16,7 @@ from .errors import InvalidArgument
 from .files import written_whole
 from .model import Model
 from .paths import did_you_mean
-from .terminal import quiet, said
+from .terminal import quiet, said, say
 
 OBJECTIVES: Mapping[str, Callable[..., Any]] = {"mse": losses.mse, "cross_entropy": losses.cross_entropy}
 
@@ -70,10 +70,9 @@ def report(found: Any, written: Mapping[str, Path | None]) -> None:
     """Show a comparison, and write it in the forms asked for."""
     from .comparison.written import WRITERS
 
-    style = "bold green" if found.agrees else "bold red"
     text, *rest = str(found).split("\n")
     console = Console()
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    say(console, text, found.agrees)
     for line in rest:
         style = "red" if line.startswith("  NOT") else ""
         console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

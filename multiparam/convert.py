@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 
@@ -19,12 +19,17 @@ Read = Callable[[str], np.ndarray]
 
 
 class Move(NamedTuple):
-    """How a target leaf is made: of these source leaves, by this function of their arrays."""
+    """How a target leaf is made: of these source leaves, by this function of their arrays.
+
+    ``gradient`` says how their gradients are the target's: True where ``make`` only moves numbers, and moves these too;
+    another function; or False where they are not.
+    """
 
     target: str
     sources: tuple[str, ...]
     make: Callable[..., np.ndarray]
     change: str = ""
+    gradient: Union[Callable[..., np.ndarray], bool] = True
 
 
 class Fit(NamedTuple):
@@ -38,6 +43,11 @@ class Fit(NamedTuple):
 
 
 def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _first(array: np.ndarray, *_: np.ndarray) -> np.ndarray:
+    """The first; of the gradients of a sum's terms, each is the sum's."""
     return array
 
 
@@ -66,7 +76,7 @@ def fit(source: Shapes, target: Shapes, kinds: tuple[str, str], read: Read) -> F
         reason = REFUSED.get(frozenset(kinds), f"it is a layer of kind {one!r}, the target is {other!r}")
         return Fit([], [], [], [reason])
     moves: list[Move] = []
-    refused: list[str] = []
+    refused: dict[str, str] = {}  # by source leaf
     names = _cell_names(source, target) if KINDS.get(other) is RECURRENT else {}
     source = {names.get(leaf, leaf): shape for leaf, shape in source.items()}
     back = {new: old for old, new in names.items()}
@@ -76,8 +86,7 @@ def fit(source: Shapes, target: Shapes, kinds: tuple[str, str], read: Read) -> F
     elif other == "attention":
         moves += _projections(source, target)
     made = {move.target for move in moves}
-    taken = {leaf for move in moves for leaf in move.sources}
-    taken |= {leaf for leaf in source if any(reason.startswith(f"{leaf} ") for reason in refused)}
+    taken = {leaf for move in moves for leaf in move.sources} | refused.keys()
     for leaf, shape in target.items():
         if leaf in made or leaf in BOOKKEEPING:
             continue
@@ -85,7 +94,7 @@ def fit(source: Shapes, target: Shapes, kinds: tuple[str, str], read: Read) -> F
             if source[leaf] == shape:
                 moves.append(Move(leaf, (leaf,), _same))
             else:
-                refused.append(f"{leaf} is {source[leaf]}, the target's {shape}")
+                refused[leaf] = f"{leaf} is {source[leaf]}, the target's {shape}"
             taken.add(leaf)
             made.add(leaf)
         elif other in KINDS and one in KINDS and _neutral(other, leaf) is not None and source:
@@ -98,11 +107,11 @@ def fit(source: Shapes, target: Shapes, kinds: tuple[str, str], read: Read) -> F
             if neutral is None:
                 unused.append(leaf)
             elif (inner(leaf) != neutral).any():
-                refused.append(f"the target has no {leaf}, and this one is not all {neutral}")
+                refused[leaf] = f"the target has no {leaf}, and this one is not all {neutral}"
     moves.sort(key=lambda move: list(target).index(move.target))
     restored = [move._replace(sources=tuple(back.get(leaf, leaf) for leaf in move.sources)) for move in moves]
     missing = [leaf for leaf in target if leaf not in made and leaf not in BOOKKEEPING]
-    return Fit(restored, missing, [back.get(leaf, leaf) for leaf in unused], refused)
+    return Fit(restored, missing, [back.get(leaf, leaf) for leaf in unused], list(refused.values()))
 
 
 def _neutral(kind: str, leaf: str) -> int | None:
@@ -124,7 +133,7 @@ def _cell_names(source: Shapes, target: Shapes) -> dict[str, str]:
     return {leaf: leaf.removesuffix("_l0") if mine else f"{leaf}_l0" for leaf in source}
 
 
-def _biases(source: Shapes, target: Shapes, kind: str, read: Read, refused: list[str]) -> list[Move]:
+def _biases(source: Shapes, target: Shapes, kind: str, read: Read, refused: dict[str, str]) -> list[Move]:
     """The biases of each layer and direction of a recurrent layer."""
     moves: list[Move] = []
     gru = kind.startswith("gru")
@@ -136,25 +145,30 @@ def _biases(source: Shapes, target: Shapes, kind: str, read: Read, refused: list
             continue  # absent or misshapen: the common rules see to it
         n = target[ih][0] // 3
         if hh in source and hh not in target and hn not in target and gru and read(hh)[2 * n :].any():
-            refused.append(f"{hh} of the gate n is not zero, and the target has no such bias")
+            refused[hh] = f"{hh} of the gate n is not zero, and the target has no such bias"
         elif hn in source and hh not in target and hn not in target and read(hn).any():
-            refused.append(f"{hn} is not zero, and the target has no such bias")
+            refused[hn] = f"{hn} is not zero, and the target has no such bias"
         elif hh in source and hn in target:
-            moves.append(Move(ih, (ih, hh), lambda a, b, n=n: a + _without_n(b, n), "sums of two biases"))
+            moves.append(Move(ih, (ih, hh), lambda a, b, n=n: a + _without_n(b, n), "sums of two biases", _first))
             moves.append(Move(hn, (hh,), lambda b, n=n: b[2 * n :], "the gate n of it"))
         elif hn in source and hh in target:
             moves.append(Move(ih, (ih,), _same))
-            moves.append(Move(hh, (hn,), lambda b, n=n: np.concatenate([np.zeros(2 * n, b.dtype), b]), "of the gate n"))
+            moves.append(Move(hh, (hn,), lambda b, n=n: _only_n(b, n), "of the gate n", False))
         elif hh in source and hh not in target:
-            moves.append(Move(ih, (ih, hh), lambda a, b: a + b, "sum of two biases"))
+            moves.append(Move(ih, (ih, hh), lambda a, b: a + b, "sum of two biases", _first))
         elif hn in source and hn not in target:
-            moves.append(Move(ih, (ih, hn), lambda a, b: a, "the other is zero"))
+            moves.append(Move(ih, (ih, hn), _first, "the other is zero"))
     return moves
 
 
 def _without_n(bias: np.ndarray, n: int) -> np.ndarray:
     """A GRU's bias with zeros for the gate n."""
     return np.concatenate([bias[: 2 * n], np.zeros(n, bias.dtype)])
+
+
+def _only_n(bias: np.ndarray, n: int) -> np.ndarray:
+    """The bias of a GRU's gate n with zeros for the others."""
+    return np.concatenate([np.zeros(2 * n, bias.dtype), bias])
 
 
 def _projections(source: Shapes, target: Shapes) -> list[Move]:

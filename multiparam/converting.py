@@ -13,7 +13,7 @@ from . import inspecting, references, writing
 from .commands import check_folder, file_of, model_of, opened
 from .errors import TransferError
 from .plans import GUESS, NAME, Plan, plan
-from .terminal import noted, print_table, progress, quiet, said
+from .terminal import noted, print_table, progress, quiet, refuse, said, say
 from .transferring import Report, carry_out, verified
 
 
@@ -54,9 +54,9 @@ def convert(
     options = {"--accept-guesses": accept_guesses, "--partial": partial, "--cast": cast, "--verify": verify,
                "--output": output}  # fmt: skip
     if not into_model:
-        _refuse(options, "it is for a TARGET that is a model, and this one is a file")
+        refuse(options, "it is for a TARGET that is a model, and this one is a file")
     else:
-        _refuse({"--to": to}, "the suffix of --output says the format")
+        refuse({"--to": to}, "the suffix of --output says the format")
         if not (output or dry_run or verify):
             raise typer.BadParameter("say where the model is saved, or --dry-run or --verify", param_hint="--output")
     if verify is not None and not references.is_reference(source):
@@ -71,12 +71,6 @@ def convert(
         else:
             code = _into_file(source, Path(target), rules, dry_run, to)
     raise typer.Exit(code)
-
-
-def _refuse(options: dict[str, Any], why: str) -> None:
-    for option, given in options.items():
-        if given:
-            raise typer.BadParameter(why, param_hint=option)
 
 
 # -- into a model
@@ -109,7 +103,7 @@ def _into_model(
             verdict = (
                 f"A transfer would be refused: {'; '.join(problems)}." if problems else "A transfer would be done."
             )
-            _say(console, verdict, not problems)
+            say(console, verdict, not problems)
             return 1 if problems else 0
         if problems:
             raise TransferError(f"Nothing was transferred: {'; '.join(problems)}.")
@@ -126,7 +120,7 @@ def _into_model(
             text += f"\nWritten: {output}, {inspecting.size(output.stat().st_size)}."
         elif output is not None:
             text += f"\n{output} was not written."
-    _say(console, text, not wrong)
+    say(console, text, not wrong)
     return 1 if wrong else 0
 
 
@@ -165,11 +159,6 @@ def _print_plan(found: Plan) -> None:
             console.print(section, style=colour, highlight=False, markup=False, soft_wrap=True)
 
 
-def _say(console: Console, text: str, good: bool) -> None:
-    style = "bold green" if good else "bold red"
-    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
-
-
 # -- into a file
 
 
@@ -179,12 +168,12 @@ def _into_file(source: str, target: Path, rules: Path | None, dry_run: bool, to:
         writing.by_itself(thing, target, to, renamed=rules is not None)
         _print_names(source, target, names)
         if dry_run:
-            _say(Console(), "Nothing was written: this is a dry run.", True)
+            say(Console(), "Nothing was written: this is a dry run.", True)
             return 0
         with progress("writing", len(names.stored), stderr) as tick:
             writing.write(thing, target, names, to=to, renamed=rules is not None, tick=tick)
     arrays = f"{len(names.stored)} array{'s' if len(names.stored) != 1 else ''}"
-    _say(Console(), f"Written: {target}, {arrays}, {inspecting.size(target.stat().st_size)}.", True)
+    say(Console(), f"Written: {target}, {arrays}, {inspecting.size(target.stat().st_size)}.", True)
     return 0
 
 

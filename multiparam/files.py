@@ -33,8 +33,8 @@ from .errors import FileError, InvalidArgument, MultiparamWarning, WrongType
 from .formats import PathLike, read
 from .model import FLOATS, Model, to_numpy
 from .parameter import Group, Parameter, kind_of
-from .paths import did_you_mean
-from .state import LINES, Loaded, Source, Spec, alike, dtype_of, entries, leaf, load_state, spec
+from .paths import did_you_mean, split
+from .state import LINES, Loaded, Source, Spec, alike, dtype_of, entries, load_state, spec
 from .tensorfile import INDEX, SAVE, Sharded, Tensor, TensorFile, read_index, write
 
 VERSION = 1
@@ -195,7 +195,7 @@ def _document(state: Group | Mapping[str, Any]) -> Mapping[str, Any]:
 def _described(names: list[str], known: Mapping[str, Parameter]) -> dict[str, Any]:
     p = known[names[0]]
     said: dict[str, Any] = {"kind": p.kind, "trainable": p.trainable, "buffer": p.buffer}
-    layout = layouts.KINDS.get(p.kind, {}).get(leaf(names[0]))
+    layout = layouts.KINDS.get(p.kind, {}).get(split(names[0])[1])
     if layout is not None:
         said["layout"] = layout
     if len(names) > 1:

@@ -329,7 +329,7 @@ def size(count: int) -> str:
 def groups(rows: Iterable[Row], limit: int = PANELS) -> dict[str, list[Row]]:
     """The rows by layer, or by the block of layers that is small enough to leave no more than so many groups."""
     rows = list(rows)
-    parts = {row.name: re.split(r"(?<!\\)\.", row.name)[:-1] for row in rows}
+    parts = {row.name: paths.segments(row.name)[:-1] for row in rows}
     depth = max(map(len, parts.values()), default=0)
     while True:
         found: dict[str, list[Row]] = {}
@@ -382,7 +382,7 @@ def histograms(
     """Leaf name -> edges and heights, in shares of the highest, for the finite values of a group's arrays called so."""
     leaves: dict[str, list[Row]] = {}
     for row in rows:
-        leaves.setdefault(re.split(r"(?<!\\)\.", row.name)[-1], []).append(row)
+        leaves.setdefault(paths.segments(row.name)[-1], []).append(row)
     found = {}
     for leaf, same in leaves.items():
         spans = [(s.min, s.max) for row in same if (s := row.stats or stats(row.read())).min is not None]

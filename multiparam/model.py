@@ -126,14 +126,17 @@ class Model(Group):
         Settable to one of the same structure, as native code gives it back; copies of a tied array must still be
         equal. Raises UnsupportedAttribute for one that keeps them inside: take them from ``native`` there.
         """
-        if not hasattr(self._host, "variables"):
-            raise UnsupportedAttribute(f"{self.backend} keeps the parameters in the model itself: use net.native.")
-        return self._host.variables
+        return self._apart().variables
 
     @variables.setter
     def variables(self, tree: Any) -> None:
-        self.variables  # noqa: B018  # raises where there are none
-        self._host.variables = tree  # type: ignore[attr-defined]
+        self._apart().variables = tree
+
+    def _apart(self) -> Any:
+        """The host, if it keeps parameters apart; by its class, since looking would expand the whole tree."""
+        if not hasattr(type(self._host), "variables"):
+            raise UnsupportedAttribute(f"{self.backend} keeps the parameters in the model itself: use net.native.")
+        return self._host
 
     # -- running
 

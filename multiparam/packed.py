@@ -38,8 +38,8 @@ class Composite(NamedTuple):
     """A layer that keeps its parameters in layers of its own.
 
     ``leaves``: a leaf's name below it, as those layers show it -> what it is of the whole, or what each of its rows
-    is. ``within``: a pattern of
-    a name below it -> what the names of a recurrent layer found there end in; the whole is of that layer's kind.
+    is. ``within``: a pattern of a name below it -> what the names of a recurrent layer found there end in; the whole
+    is of that layer's kind.
     """
 
     kind: str = ""
@@ -80,10 +80,11 @@ def heads(shape: tuple[int, ...]) -> Layout:
     return Layout(("reshape", shape, (*lead, many * size)))
 
 
-def gates(kind: str, table: Mapping[str, Sequence[str]], **apart: str) -> Composite:
+def gates(kind: str, table: Mapping[str, Sequence[str]]) -> Composite:
     """A cell whose canonical leaves are made of these of its own, one gate below the other."""
-    parts = {leaf: Leaf(name, None, i) for name, leaves in table.items() for i, leaf in enumerate(leaves)}
-    return Composite(kind, {**parts, **{leaf: Leaf(name) for leaf, name in apart.items()}})
+    return Composite(
+        kind, {leaf: Leaf(name, None, i) for name, leaves in table.items() for i, leaf in enumerate(leaves)}
+    )
 
 
 def fold(composite: Composite, found: list[Slot], start: int, depth: int, home: Any) -> None:

@@ -167,10 +167,8 @@ class Parameter:
         target = _numpy_dtype(self.dtype)
         if value.dtype != target and not castable(value.dtype.name, self.dtype):
             raise DtypeError(f"{self.name!r} is {self.dtype}; {value.dtype} values cannot be written into it.")
-        if target.kind in "iu" and value.dtype.kind in "iu" and value.size and value.dtype != target:
-            limits = np.iinfo(target)
-            if int(value.min()) < limits.min or int(value.max()) > limits.max:
-                raise DtypeError(f"{self.name!r} is {self.dtype}; the values go beyond its range.")
+        if overflows(value, target):
+            raise DtypeError(f"{self.name!r} is {self.dtype}; the values go beyond its range.")
         return value.astype(target, copy=False)
 
     def _write(self, value: np.ndarray) -> None:
@@ -256,6 +254,18 @@ def castable(source: str, target: str) -> bool:
     """
     kinds = {"b": "b", "i": "biu", "u": "biu", "f": "biuf", "c": "biufc"}
     return source == target or (kind_of(source) != "" and kind_of(source) in kinds.get(kind_of(target), ""))
+
+
+def overflows(value: np.ndarray, target: np.dtype[Any]) -> bool:
+    """Whether whole numbers would wrap round in another whole dtype.
+
+    >>> overflows(np.array([300]), np.dtype("uint8")), overflows(np.array([3]), np.dtype("uint8"))
+    (True, False)
+    """
+    if value.dtype == target or value.dtype.kind not in "iu" or target.kind not in "iu" or not value.size:
+        return False
+    limits = np.iinfo(target)
+    return int(value.min()) < limits.min or int(value.max()) > limits.max
 
 
 class Group:

@@ -25,6 +25,27 @@ def text(path: Path) -> str:
     return ".".join(segment.replace("\\", "\\\\").replace(".", "\\.") for segment in path)
 
 
+def segments(name: str) -> list[str]:
+    r"""The segments of a text, each as it stands there.
+
+    >>> segments(r"a\.b.weight") == [r"a\.b", "weight"]
+    True
+    """
+    import re
+
+    return re.split(r"(?<!\\)\.", name)
+
+
+def split(name: str) -> tuple[str, str]:
+    """A parameter's layer and leaf, both as text.
+
+    >>> split("0.block 1.weight"), split("weight")
+    (('0.block 1', 'weight'), ('', 'weight'))
+    """
+    *layer, leaf = segments(name)
+    return ".".join(layer), leaf
+
+
 def matches(name: str, pattern: str) -> bool:
     """Whether a glob (``*``, ``?``, ``[...]``; ``*`` crosses dots) matches a whole name.
 

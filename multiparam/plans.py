@@ -49,14 +49,14 @@ class Side:
         """The kind of a layer; nothing where a file does not say."""
         return next((self.kinds[layer, leaf] for leaf in self.layers[layer] if (layer, leaf) in self.kinds), "")
 
-    def names(self) -> list[str]:
-        return [entry.name for layer in self.layers.values() for entry in layer.values()]
+    def entries(self) -> dict[str, Entry]:
+        """Every entry by its name."""
+        return {entry.name: entry for layer in self.layers.values() for entry in layer.values()}
 
     def ties(self) -> list[list[str]]:
         groups: dict[Any, list[str]] = {}
-        for layer in self.layers.values():
-            for entry in layer.values():
-                groups.setdefault(entry.key, []).append(entry.name)
+        for name, entry in self.entries().items():
+            groups.setdefault(entry.key, []).append(name)
         return [names for names in groups.values() if len(names) > 1]
 
 
@@ -71,6 +71,8 @@ class Move:
     make: Callable[[], np.ndarray] = field(repr=False, compare=False)
     turn: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
     """The permutation of a flattening in it, which is inferred from the layers before; also that of its inputs."""
+    gradient: Callable[..., np.ndarray] | None = field(default=None, repr=False, compare=False)
+    """The target's gradient from those of the sources; None where there is no such thing."""
 
 
 @dataclass
@@ -162,7 +164,7 @@ def _state(state: Mapping[str, Any], title: str) -> Side:
         found = state.spec(name) if isinstance(state, Source) else spec(state[name])
         for each in (name, *about.get("aliases", ())):
             turned = each in about.get("transposed", ())
-            layer, leaf = _split(each)
+            layer, leaf = paths.split(each)
             shown = found._replace(shape=found.shape[::-1]) if turned else found
             layers.setdefault(layer, {})[leaf] = Entry(each, shown, name, bool(about.get("buffer")), (name, turned))
             stored[each] = name, turned
@@ -176,11 +178,6 @@ def _state(state: Mapping[str, Any], title: str) -> Side:
 
     own = isinstance(state, Source) and state.own_layouts
     return Side(title, layers, kinds, read, document.layers, None, own)
-
-
-def _split(name: str) -> tuple[str, str]:
-    *layer, leaf = re.split(r"(?<!\\)\.", name)
-    return ".".join(layer), leaf
 
 
 # -- the plan
@@ -230,9 +227,9 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
     keys = {entry.key for group in groups.values() for entry in group.values() if entry.name in used}
     entries = [entry for group in groups.values() for leaf, entry in group.items() if leaf not in BOOKKEEPING]
     found.unused = [e.name for e in entries if e.name not in used and e.key not in keys] + dropped
-    storage = {e.name: e.key for layer in other.layers.values() for e in layer.values()}
-    made = {storage[move.target] for move in found.moves}
-    found.missing = [name for name in found.missing if storage[name] not in made]  # a tied one's other name is made
+    theirs = other.entries()
+    made = {theirs[move.target].key for move in found.moves}
+    found.missing = [name for name in found.missing if theirs[name].key not in made]  # a tied one's other name is made
     _once(found, one, other)
     _dtypes(found, one, other, cast)
     _layouts(found, one, other)
@@ -245,7 +242,7 @@ def renamed(one: Side, rules: Rules) -> tuple[dict[str, dict[str, Entry]], set[s
     was left out."""
     rename = renamer(rules)
     groups: dict[str, dict[str, Entry]] = {}
-    renamed: set[str] = set()
+    by_rule: set[str] = set()
     dropped: list[str] = []
     for layer, leaves in one.layers.items():
         for leaf, entry in leaves.items():
@@ -255,23 +252,23 @@ def renamed(one: Side, rules: Rules) -> tuple[dict[str, dict[str, Entry]], set[s
                 continue
             if not isinstance(name, str):
                 raise WrongType(f"The rules give a name or None for {entry.name!r}, not {type(name).__name__}.")
-            to, end = (layer, leaf) if name == entry.name else _split(name)
+            to, end = (layer, leaf) if name == entry.name else paths.split(name)
             if name != entry.name:
-                renamed.add(to)
+                by_rule.add(to)
             if end in groups.get(to, {}):
                 raise InvalidArgument(f"Two source parameters are called {name!r} by the rules, {entry.name!r} is one.")
             groups.setdefault(to, {})[end] = entry
-    names = one.names()
+    names = list(one.entries())
     for pattern, given in zip(getattr(rename, "patterns", []), getattr(rename, "given", []), strict=True):
         if not any(pattern.fullmatch(name) for name in names):
             text = given.pattern if isinstance(given, re.Pattern) else given
             raise InvalidArgument(f"The rule {text!r} fits no source name. {paths.did_you_mean(str(text), names)}")
-    return groups, renamed, dropped
+    return groups, by_rule, dropped
 
 
 def _kind(one: Side, group: Mapping[str, Entry]) -> str:
     """The kind of the source layer that most of a group is of."""
-    return next((one.kinds[at] for entry in group.values() if (at := _split(entry.name)) in one.kinds), "")
+    return next((one.kinds[at] for entry in group.values() if (at := paths.split(entry.name)) in one.kinds), "")
 
 
 def _fit(one: Side, other: Side, group: Mapping[str, Entry], layer: str) -> convert.Fit:
@@ -307,19 +304,20 @@ def _add(
 ) -> None:
     """A pair of layers into the plan."""
     theirs = other.layers[layer]
-    at = _split(next(iter(group.values())).name)[0]
+    at = paths.split(next(iter(group.values())).name)[0]
     found.layers.append((at, layer))
     found.refused += [f"{at or 'the source'} -> {layer or 'the target'}: {reason}" for reason in fit.refused]
     found.missing += [theirs[leaf].name for leaf in fit.missing] if not fit.refused else []
+    channels = _flattened(one, other, layer) if other.kind(layer) == "linear" else 0
     for move in fit.moves:
         sources = tuple(group[leaf].name for leaf in move.sources)
         make, change, turn = move.make, move.change, None
-        rows = move.target == "weight" and other.kind(layer) == "linear"
-        channels = _flattened(one, other, layer) if rows else 0
-        if channels:
+        if channels and move.target == "weight":
             make = turn = _flattener(channels, str(other.order))
             change = f"rows permuted: {channels} channels were flattened {one.order}, here {other.order}"
-        found.moves.append(Move(theirs[move.target].name, sources, change, why, _maker(one, make, sources), turn))
+        gradient = move.gradient if callable(move.gradient) else make if move.gradient else None
+        maker = _maker(one, make, sources)
+        found.moves.append(Move(theirs[move.target].name, sources, change, why, maker, turn, gradient))
     mine = one.options.get(at, {})
     for option, value in other.options.get(layer, {}).items():
         if option in mine and not alike(mine[option], value):
@@ -358,12 +356,13 @@ def _flattened(one: Side, other: Side, layer: str) -> int:
 
 def _once(found: Plan, one: Side, other: Side) -> None:
     """Each target storage is made once; a tied target may come from several source arrays, if those are equal."""
-    theirs = {e.name: e for layer in other.layers.values() for e in layer.values()}
+    mine, theirs = one.entries(), other.entries()
     kept: dict[Any, Move] = {}
     for move in found.moves:
         first = kept.setdefault(theirs[move.target].key, move)
         turned = theirs[first.target].view != theirs[move.target].view
-        if first is not move and (turned or not _one(one, first, move)):
+        alike = [mine[name].view for name in first.sources] == [mine[name].view for name in move.sources]
+        if first is not move and (turned or not alike):
             a, b = first.make(), move.make()
             if not same(a, b.T if turned else b):
                 found.refused.append(
@@ -373,18 +372,11 @@ def _once(found: Plan, one: Side, other: Side) -> None:
     found.moves = list(kept.values())
 
 
-def _one(one: Side, a: Move, b: Move) -> bool:
-    """Whether two moves read the same source arrays."""
-    views = {entry.name: entry.view for layer in one.layers.values() for entry in layer.values()}
-    return [views[name] for name in a.sources] == [views[name] for name in b.sources]
-
-
 def _dtypes(found: Plan, one: Side, other: Side, cast: bool) -> None:
-    mine = {e.name: e.spec.dtype for layer in one.layers.values() for e in layer.values()}
-    theirs = {e.name: e.spec.dtype for layer in other.layers.values() for e in layer.values()}
+    mine, theirs = one.entries(), other.entries()
     for move in found.moves:
         for name in move.sources:
-            a, b = mine[name], theirs[move.target]
+            a, b = mine[name].spec.dtype, theirs[move.target].spec.dtype
             if a != b and not (cast and castable(a, b)):
                 cure = "" if not castable(a, b) else "; say cast=True to convert it"
                 found.refused.append(f"{name} is {a}, {move.target} is {b}{cure}")
@@ -393,12 +385,12 @@ def _dtypes(found: Plan, one: Side, other: Side, cast: bool) -> None:
 
 def _layouts(found: Plan, one: Side, other: Side) -> None:
     """Arrays of a file that is in a framework's own layouts: of a square one nobody would see it."""
-    shapes = {e.name: e.spec.shape for layer in one.layers.values() for e in layer.values()}
+    mine = one.entries()
     for move in found.moves:
-        kind = other.kind(_split(move.target)[0])
+        kind = other.kind(paths.split(move.target)[0])
         for name in move.sources:
             own = one.own_layouts or (not one.kinds and name.endswith("kernel"))
-            if own and len(shapes[name]) > 1 and kind in KINDS and kind != "embedding":
+            if own and len(mine[name].spec.shape) > 1 and kind in KINDS and kind != "embedding":
                 found.refused.append(
                     f"{name} is in the file as its framework lays it out: load the file into its own model, and "
                     "transfer from that"
@@ -410,13 +402,12 @@ def _ties(found: Plan, one: Side, other: Side) -> None:
     to: dict[str, str] = {}
     for move in found.moves:
         to.update(dict.fromkeys(move.sources, move.target))
-    theirs = other.ties()
+    mine, theirs = one.entries(), other.ties()
     for names in one.ties():
         targets = list(dict.fromkeys(to[name] for name in names if name in to))
         if len(targets) > 1 and not any(set(targets) <= set(group) for group in theirs):
             first, *more = targets
-            seen = {e.name: e.view for layer in one.layers.values() for e in layer.values()}
-            views = {target: seen[name] for name, target in to.items()}
+            views = {target: mine[name].view for name, target in to.items()}
             turned = {name: ", transpose=True" if views[name] != views[first] else "" for name in more}
             cure = ", ".join(f"net.tie({name!r}, {first!r}{turned[name]})" for name in more)
             found.ties.append(f"{' and '.join(names)} are tied there, their targets are not: say {cure}")

@@ -246,18 +246,18 @@ def selected(explicit: str | None = None) -> str:
 
 def readers() -> dict[str, BackendInfo]:
     """suffix -> the backend that reads weight files ending so; the first registered, where several do."""
-    found: dict[str, BackendInfo] = {}
-    for known in registered().values():
-        for suffix in known.reads:
-            found.setdefault(suffix, known)
-    return found
+    return _first_by_suffix(lambda known: known.reads)
 
 
 def writers() -> dict[str, BackendInfo]:
     """suffix -> the backend that writes weight files ending so; the first registered, where several do."""
+    return _first_by_suffix(lambda known: known.writes)
+
+
+def _first_by_suffix(suffixes: Callable[[BackendInfo], Mapping[str, str]]) -> dict[str, BackendInfo]:
     found: dict[str, BackendInfo] = {}
     for known in registered().values():
-        for suffix in known.writes:
+        for suffix in suffixes(known):
             found.setdefault(suffix, known)
     return found
 

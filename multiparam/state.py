@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,8 +12,8 @@ import numpy as np
 from .errors import PackageMissing, StateError
 from .layouts import BOOKKEEPING
 from .model import to_numpy
-from .parameter import Group, Parameter, _numpy_dtype, castable, kind_of
-from .paths import did_you_mean
+from .parameter import Group, Parameter, _numpy_dtype, castable, kind_of, overflows
+from .paths import did_you_mean, split
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -87,15 +86,6 @@ def dtype_of(name: str) -> np.dtype[Any]:
         raise PackageMissing(f"numpy knows no {name} without ml_dtypes. Try: pip install ml_dtypes") from None
 
 
-def leaf(name: str) -> str:
-    r"""The last segment of a name.
-
-    >>> leaf("0.norm.weight"), leaf("weight"), leaf(r"0.a\.b")
-    ('weight', 'weight', 'a\\.b')
-    """
-    return re.split(r"(?<!\\)\.", name)[-1]
-
-
 def entries(group: Group) -> dict[str, Parameter]:
     """Every name of every parameter and buffer, relative to the group. A transposed alias has a Parameter of its own,
     with the same ``names``."""
@@ -158,7 +148,7 @@ def _write(state: Mapping[str, Any], names: list[str], known: Mapping[str, Param
 
 
 def _bookkeeping(name: str) -> bool:
-    return leaf(name) in BOOKKEEPING
+    return split(name)[1] in BOOKKEEPING
 
 
 def _spec(state: Mapping[str, Any], name: str) -> Spec:
@@ -202,8 +192,8 @@ def _overflow(state: Mapping[str, Any], name: str, specs: Mapping[str, Spec], p:
     kinds = {kind_of(p.dtype), kind_of(specs[name].dtype)}
     if specs[name].dtype == p.dtype or not kinds <= {"i", "u"}:
         return ""
-    value, limits = _value(state, name), np.iinfo(p.dtype)
-    if value.size and (int(value.min()) < limits.min or int(value.max()) > limits.max):
+    value = _value(state, name)
+    if overflows(value, dtype_of(p.dtype)):
         return f"{name!r} is {p.dtype}; the state has {value.dtype} values beyond its range"
     return ""
 

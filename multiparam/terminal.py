@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -63,6 +63,19 @@ def said() -> Iterator[None]:
 def complain(text: str, style: str = "red") -> None:
     """A sentence on standard error."""
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def say(console: Console, text: str, good: bool) -> None:
+    """A verdict."""
+    style = "bold green" if good else "bold red"
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def refuse(options: Mapping[str, Any], why: str) -> None:
+    """A usage error for the first of these options that was given: a flag that is not up, or None, was not."""
+    for option, given in options.items():
+        if given is not None and given is not False:
+            raise typer.BadParameter(why, param_hint=option)
 
 
 @contextmanager

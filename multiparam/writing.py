@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import registry
+from . import paths, registry
 from .errors import FileError, InvalidArgument, MultiparamError
 from .files import _document, _earlier, _metadata, _Replacement, _sync_folder
 from .formats import damaged
@@ -183,7 +183,7 @@ def _said(source: Model | Source, names: Naming) -> Mapping[str, Any]:
                 **({"aliases": list(aliases)} if aliases else {}),
                 **({"transposed": turned} if turned else {}),
             }
-        old, new = (each.rpartition(".")[0] for each in (entry.name, name))
+        old, new = (paths.split(each)[0] for each in (entry.name, name))
         if old in options:
             layers.setdefault(new, options[old])
     return {"parameters": parameters, "layers": layers}

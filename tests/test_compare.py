@@ -309,3 +309,29 @@ def test_the_command_line_takes_models(tmp_path: Path, monkeypatch: pytest.Monke
     ):
         found = run.invoke(app, line)
         assert found.exit_code == code and said in found.output, found.output
+
+
+def one_way(torch_first: bool) -> dict[str, Any]:
+    """A GRU whose biases PyTorch keeps as two and Flax as one and a part."""
+    torch.manual_seed(0)
+    gru = mp.wrap(torch.nn.GRU(3, 4, batch_first=True))
+    flax = mp.wrap(linen.RNN(linen.GRUCell(4)), np.ones((2, 5, 3), "float32"))
+    both = {"torch": gru, "flax": flax}
+    return both if torch_first else dict(reversed(both.items()))
+
+
+@pytest.mark.parametrize("torch_first", [True, False])
+def test_gradients_of_biases_that_are_summed_or_cut_are_matched_too(torch_first: bool) -> None:
+    models = one_way(torch_first)
+    reference = next(iter(models))
+    sequence = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+
+    def objective(net: mp.Model, x: Any) -> Any:
+        y = net(x)
+        y = y[0] if isinstance(y, tuple) else y  # PyTorch gives the last state too
+        return (y**2).mean()
+
+    mp.transfer(models[reference], next(net for name, net in models.items() if name != reference))
+    found = mp.compare(models, sequence, objective=objective)
+    gradients = next(check for check in found.checks if check.check == "gradients")
+    assert gradients.agrees and gradients.distance < 1024, str(found)  # type: ignore[operator]

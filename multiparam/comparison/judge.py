@@ -58,6 +58,11 @@ def distance(value: np.ndarray, truth: np.ndarray, dtype: str) -> float:
     return float(gap / scale / np.finfo(dtype).eps)
 
 
+def plain(distance: float | None) -> float | str | None:
+    """A distance for JSON, which has no infinity."""
+    return "inf" if distance == float("inf") else distance
+
+
 def worst(values: Arrays, truth: Arrays, dtype: str) -> tuple[float, str]:
     """The largest distance over named arrays, and the name it occurs at; infinite where names differ."""
     if values.keys() != truth.keys():

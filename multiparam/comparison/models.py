@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import plans, transferring
+from .. import paths, plans, registry, transferring
 from ..errors import InvalidArgument, MultiparamError, ShapeError
 from ..model import Model, to_numpy, wrap
 from ..plans import Move, Plan
@@ -126,18 +126,11 @@ def compare(
     reference, *others = nets
     bounds = dict(BOUNDS) if rtol_eps is None else dict.fromkeys(BOUNDS, rtol_eps)
     work = _Work(nets[reference], given, more, objective, bounds, steps, optimizer, lr)
-    for name in others if sync is None else [n for n in nets if n != sync]:
-        if sync is not None:
-            transferring.transfer(nets[sync], nets[name], rules if sync == reference else None, accept_guesses=True)
+    for name in [name for name in nets if sync not in (None, name)]:
+        transferring.transfer(nets[str(sync)], nets[name], rules if sync == reference else None, accept_guesses=True)
     pairs = [work.pair(name, nets[name], rules) for name in others]
-    versions = {net.backend: str(_version(net)) for net in nets.values()}
+    versions = {net.backend: str(registry.info(net.backend).version()) for net in nets.values()}
     return Comparison(reference, pairs, bounds, versions)
-
-
-def _version(net: Model) -> Any:
-    from .. import registry
-
-    return registry.info(net.backend).version()
 
 
 class _Work:
@@ -160,8 +153,7 @@ class _Work:
         found = Pair(name, plans.plan(self.net, other, rules, cast=True))
         self._parameters(found, other)
         with ExitStack() as stack:
-            dtype = _widen(stack, self.net, other)
-            self._outputs(found, other, dtype)
+            dtype = self._outputs(found, other, stack)
             self._layers(found, other, dtype)
         self._gradients(found, other)
         if self.steps:
@@ -191,14 +183,22 @@ class _Work:
         hints = (of_values(move.make(), other[move.target].numpy(), move) for move in differing)
         found.hints += [hint for hint in hints if hint]
 
-    def _outputs(self, found: Pair, other: Model, dtype: str) -> None:
+    def _outputs(self, found: Pair, other: Model, stack: ExitStack | None) -> str:
+        """Run both, in float64 where there is a stack and they can; the dtype they ran in, and are in until that one is
+        closed."""
+        widened = any(net.dtype != "float64" for net in (self.net, other))
+        dtype = "float32" if stack is None else _widen(stack, self.net, other)
         try:
             mine, theirs = (self._run(net, dtype) for net in (self.net, other))
         except MultiparamError:
             raise
         except Exception as error:
+            if stack is not None and widened and dtype == "float64":
+                stack.close()  # a part of it insists on float32, as the state of flax' recurrent cells does
+                return self._outputs(found, other, None)
             raise InvalidArgument(f"A model does not run on these inputs: {type(error).__name__}: {error}") from error
         self._check(found, "outputs", "output", dtype, _worst(mine, theirs, dtype))
+        return dtype
 
     def _run(self, net: Model, dtype: str) -> list[np.ndarray]:
         output = net(*self._given(net, dtype))
@@ -212,7 +212,7 @@ class _Work:
     def _layers(self, found: Pair, other: Model, dtype: str) -> None:
         mine, theirs = (net._host.activations(self._given(net, dtype)) for net in (self.net, other))
         to = dict(found.plan.layers)
-        turns = {move.target.rpartition(".")[0]: move.turn for move in found.plan.moves if move.turn is not None}
+        turns = {paths.split(move.target)[0]: move.turn for move in found.plan.moves if move.turn is not None}
         seen: dict[str, list[Activation]] = {}
         for call in theirs:
             seen.setdefault(call.layer, []).append(call)
@@ -254,14 +254,7 @@ class _Work:
     def _gradients(self, found: Pair, other: Model) -> None:
         if found.plan.missing or found.plan.refused:
             return
-        mine, theirs = self._grads(self.net), self._grads(other)
-        worst, where = 0.0, ""
-        for move in found.plan.moves:
-            grad = theirs.get(move.target)
-            if grad is None or not move.sources or any(name not in mine for name in move.sources):
-                continue
-            far = _distance(_as_target(move, mine), grad, "float32")
-            worst, where = max((worst, where), (far, move.target))
+        worst, where = _farthest(found.plan.moves, self._grads(self.net), self._grads(other))
         self._check(found, "gradients", "gradient", "float32", worst, where)
 
     def _grads(self, net: Model) -> dict[str, np.ndarray]:
@@ -272,12 +265,7 @@ class _Work:
 
     def _training(self, found: Pair, other: Model) -> None:
         """The same steps of both from where they are, after which they are as they were."""
-        mine, theirs = self._trained(self.net), self._trained(other)
-        worst, where = 0.0, ""
-        for move in found.plan.moves:
-            if move.sources and move.target in theirs and all(name in mine for name in move.sources):
-                far = _distance(_as_target(move, mine), theirs[move.target], "float32")
-                worst, where = max((worst, where), (far, move.target))
+        worst, where = _farthest(found.plan.moves, self._trained(self.net), self._trained(other))
         what = f"{self.steps} steps of {self.training[0]}"
         self._check(found, what, "training", "float32", worst, where)
 
@@ -321,24 +309,24 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.array_equal(a.astype(b.dtype, copy=False), b, equal_nan=True)
 
 
-def _as_target(move: Move, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Gradients, or trained values, of the sources as those of the target: moved as the values were."""
-    first = arrays[move.sources[0]]
-    if move.turn is not None:
-        return move.turn(first)
-    return (
-        first if len(move.sources) == 1 or "sum" in move.change else np.concatenate([arrays[n] for n in move.sources])
-    )
-
-
-def _distance(a: np.ndarray, b: np.ndarray, dtype: str) -> float:
-    return distance(b, a, dtype)
+def _farthest(
+    moves: Sequence[Move], mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+) -> tuple[float, str]:
+    """The target whose gradient, or trained value, is farthest from that of its sources, and how far in float32's eps;
+    of those that both sides have."""
+    worst, where = 0.0, ""
+    for move in moves:
+        known = move.sources and move.target in theirs and all(name in mine for name in move.sources)
+        if known and move.gradient is not None:
+            expected = move.gradient(*(mine[name] for name in move.sources))
+            worst, where = max((worst, where), (distance(theirs[move.target], expected, "float32"), move.target))
+    return worst, where
 
 
 def _worst(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], dtype: str) -> float:
     if len(mine) != len(theirs):
         return float("inf")
-    return max((_distance(a, b, dtype) for a, b in zip(mine, theirs, strict=True)), default=0.0)
+    return max((distance(b, a, dtype) for a, b in zip(mine, theirs, strict=True)), default=0.0)
 
 
 def _apart(mine: Any, theirs: Any, dtype: str, turn: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
@@ -348,7 +336,7 @@ def _apart(mine: Any, theirs: Any, dtype: str, turn: Callable[[np.ndarray], np.n
         for a, b in zip(transferring.arrays_of(mine), transferring.arrays_of(theirs), strict=False)
         if a.dtype.kind == "f"
     ]
-    return max((min(_distance(a, each, dtype) for each in transferring.orders(b)) for a, b in pairs), default=0.0)
+    return max((min(distance(each, a, dtype) for each in transferring.orders(b)) for a, b in pairs), default=0.0)
 
 
 def _both(layer: Layer) -> str:

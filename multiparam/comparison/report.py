@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .judge import BOUNDS, Check
+from ..files import written_whole
+from .judge import BOUNDS, Check, plain
 
 METHOD = """\
 structure: names, shapes and layer kinds are equal. initial values: equal bit for bit. sgd, momentum, adam: the
@@ -97,15 +97,6 @@ def write_json(path: Path, checks: Sequence[Check], backends: Mapping[str, str],
         "backends": dict(backends),
         "options": dict(options),
         "bounds_eps": dict(BOUNDS),
-        "checks": [vars(check) | {"distance": _finite(check.distance)} for check in checks],
+        "checks": [vars(check) | {"distance": plain(check.distance)} for check in checks],
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _finite(distance: float | None) -> float | str | None:
-    return "inf" if distance == float("inf") else distance
+    written_whole(path, json.dumps(content, indent=1) + "\n")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from .judge import plain
 from .models import Comparison
 
 SCHEMA = "multiparam-models-1"
@@ -21,13 +21,13 @@ def as_json(found: Comparison) -> dict[str, Any]:
             "parted": pair.parted,
             "hints": pair.hints,
             "checks": [
-                {"check": c.check, "agrees": c.agrees, "dtype": c.dtype, "distance_eps": _number(c.distance),
+                {"check": c.check, "agrees": c.agrees, "dtype": c.dtype, "distance_eps": plain(c.distance),
                  "bound_eps": c.bound, "detail": c.detail}
                 for c in pair.checks
             ],
             "layers": [
-                {"reference": layer.reference, "layer": layer.name, "inputs_eps": _number(layer.inputs),
-                 "output_eps": _number(layer.output)}
+                {"reference": layer.reference, "layer": layer.name, "inputs_eps": plain(layer.inputs),
+                 "output_eps": plain(layer.output)}
                 for layer in pair.layers
             ],
         }
@@ -41,10 +41,6 @@ def as_json(found: Comparison) -> dict[str, Any]:
         "bounds_eps": dict(found.bounds),
         "pairs": pairs,
     }
-
-
-def _number(value: float | None) -> float | str | None:
-    return "inf" if value is not None and math.isinf(value) else value
 
 
 def as_markdown(found: Comparison) -> str:
