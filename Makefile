@@ -2,10 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 MODERN ?= .venv-modern
+JUDGE ?= .venv-judge
+MATRIX ?= build/matrix
+STEPS ?= 20
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: compare test check bench modern slow mutants soak clean
+.PHONY: compare test check bench modern slow mutants soak matrix record-default record-modern judge clean
 
 compare: $(VENV)/.ready
 	@$(BIN)/multiparam compare
@@ -36,6 +39,21 @@ bench: $(VENV)/.ready
 modern: $(MODERN)/.ready
 	$(MODERN)/bin/python -m pytest -n $(JOBS) --dist loadgroup
 
+# Each environment records the networks built in; one without any framework compares what they recorded.
+matrix: record-default record-modern judge
+
+record-default: $(VENV)/.ready
+	@mkdir -p $(MATRIX)
+	$(BIN)/multiparam record --steps $(STEPS) --output $(MATRIX)/default.safetensors
+
+record-modern: $(MODERN)/.ready
+	@mkdir -p $(MATRIX)
+	$(MODERN)/bin/multiparam record --steps $(STEPS) --output $(MATRIX)/modern.safetensors
+
+judge: $(JUDGE)/.ready
+	@$(JUDGE)/bin/multiparam compare $(MATRIX)/*.safetensors --json $(MATRIX)/report.json \
+		--markdown $(MATRIX)/report.md --junit $(MATRIX)/report.xml --html $(MATRIX)/report.html
+
 $(VENV)/.ready: pyproject.toml constraints/default.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade-strategy only-if-needed -c constraints/default.txt -e ".[all,dev]"
@@ -47,5 +65,10 @@ $(MODERN)/.ready: pyproject.toml constraints/modern.txt
 	$(MODERN)/bin/python -m pip install -q --no-deps mxnet==1.9.1
 	@touch $@
 
+$(JUDGE)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(JUDGE)
+	$(JUDGE)/bin/python -m pip install -q -c constraints/default.txt -e .
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-modern .venv-ci .venv-ci-modern
+	rm -rf .venv .venv-modern .venv-judge .venv-ci .venv-ci-modern .venv-ci-judge build

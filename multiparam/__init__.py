@@ -27,6 +27,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "load": ("files", "load"),
     "read": ("formats", "read"),
     "compare": ("comparison.models", "compare"),
+    "record": ("comparison.models", "record"),
     "plan": ("plans", "plan"),
     "transfer": ("transferring", "transfer"),
     "register_layer": ("layouts", "register_layer"),
@@ -41,7 +42,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
 if TYPE_CHECKING:
     from . import errors, losses, nn
     from . import initializers as init
-    from .comparison.models import compare
+    from .comparison.models import compare, record
     from .errors import MultiparamError, MultiparamWarning
     from .files import load, save
     from .formats import read
@@ -63,6 +64,7 @@ __all__ = [
     "backends",
     "build",
     "compare",
+    "record",
     "errors",
     "init",
     "load",

@@ -1,4 +1,4 @@
-"""The command line: ``multiparam backends | inspect | convert | compare``.
+"""The command line: ``multiparam backends | inspect | convert | compare | record``.
 
 Exit codes: 0 done, or all agree; 1 disagree; 2 usage; 3 could not run.
 """
@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from . import commands, comparing, converting, registry
-from .errors import BackendMissing, BackendUnknown, MultiparamError
-from .paths import did_you_mean
-from .terminal import quiet, refuse, say
+from . import checking, commands, comparing, converting, registry
+from .errors import BackendMissing, MultiparamError
+from .terminal import quiet, refuse, said
 
 app = typer.Typer(
     help="One parameter API for PyTorch, MXNet Gluon, JAX/Flax and TensorFlow/Keras.",
@@ -50,90 +48,117 @@ app.command()(commands.inspect)
 app.command()(converting.convert)
 
 
+NPZ = "An npz file of the first one's inputs. With MODELS."
+OBJECTIVE = "mse, cross_entropy or file.py:function; the last array of the inputs is then the targets. With MODELS."
+STEPS = "Training steps; with the networks built in 100 with each optimizer, with MODELS none."
+LAYERS = "Follow only layers that fit this glob. Repeatable."
+
+
 @app.command()
 def compare(
     models: Annotated[
         Optional[list[str]],
-        typer.Argument(help="Two models or more, as [NAME=]file.py:callable; without any, the networks built in."),
+        typer.Argument(
+            help="Two models or more, each [NAME=]file.py:callable or a recording; or recordings of the networks built "
+            "in; or a TOML file that says all. Without any, the networks built in."
+        ),
     ] = None,
     backend: Annotated[Optional[list[str]], typer.Option(help="Compare these only. Repeatable.")] = None,
-    model: Annotated[Optional[list[str]], typer.Option(help="Only these models of the zoo. Repeatable.")] = None,
-    steps: Annotated[int, typer.Option(min=0, help="Training steps with each optimizer; 0 for none.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the initial values.")] = 0,
-    json: Annotated[Optional[Path], typer.Option(help="Also write the result to this file.")] = None,
-    markdown: Annotated[Optional[Path], typer.Option(help="The same as a job's summary. With MODELS.")] = None,
-    junit: Annotated[Optional[Path], typer.Option(help="The same as JUnit's XML. With MODELS.")] = None,
-    inputs: Annotated[Optional[Path], typer.Option(help="An npz file of the first one's inputs. With MODELS.")] = None,
-    objective: Annotated[
-        Optional[str], typer.Option(help="mse or cross_entropy; the last array of the inputs is then the targets.")
-    ] = None,
+    model: Annotated[Optional[list[str]], typer.Option(help="Only these networks built in. Repeatable.")] = None,
+    steps: Annotated[Optional[int], typer.Option(min=0, help=STEPS)] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Seed of the initial values of the networks built in.")] = None,
+    against: Annotated[Optional[Path], typer.Option(help="A recording to hold everything against.")] = None,
+    inputs: Annotated[Optional[Path], typer.Option(help=NPZ)] = None,
+    objective: Annotated[Optional[str], typer.Option(help=OBJECTIVE)] = None,
+    optimizer: Annotated[Optional[str], typer.Option(help="sgd, momentum or adam. With MODELS.")] = None,
+    lr: Annotated[Optional[float], typer.Option(help="Its learning rate. With MODELS.")] = None,
     rules: Annotated[Optional[Path], typer.Option(help="TOML or JSON: the first model's names -> others'.")] = None,
     sync: Annotated[Optional[str], typer.Option(help="Give the others the weights of this one first.")] = None,
     rtol_eps: Annotated[Optional[float], typer.Option(help="One bound for all distances, in eps.")] = None,
+    layers: Annotated[Optional[list[str]], typer.Option(help=LAYERS)] = None,
+    json: Annotated[Optional[Path], typer.Option(help="Also write the result to this file.")] = None,
+    markdown: Annotated[Optional[Path], typer.Option(help="The same as a job's summary.")] = None,
+    junit: Annotated[Optional[Path], typer.Option(help="The same as JUnit's XML.")] = None,
+    html: Annotated[Optional[Path], typer.Option(help="The same as a page, with plots.")] = None,
 ) -> None:
     """Check that models agree: two or more of yours, or the same networks built in every backend from one seed.
 
     Names, shapes, kinds, ties, values, outputs, gradients, and parameters after training: semantically in float64,
-    numerically in float32. For MODELS, --steps counts only where it is given.
+    numerically in float32. A recording, of multiparam record, needs no framework.
     """
-    if models:
-        given = {"inputs": inputs, "objective": objective, "rules": rules, "sync": sync, "rtol_eps": rtol_eps}
-        raise typer.Exit(comparing.run(models, given, {"json": json, "markdown": markdown, "junit": junit}))
-    own = {"--inputs": inputs, "--objective": objective, "--rules": rules, "--sync": sync, "--rtol-eps": rtol_eps,
-           "--markdown": markdown, "--junit": junit}  # fmt: skip
-    refuse(own, "it is for models of yours: name two")
-    from .comparison import TICKS, ZOO, compare_zoo
-    from .comparison.report import show, verdict, write_json
-
-    names = _known(model, ZOO, "--model")
-    if json is not None:
-        commands.check_folder(json, "--json")
-    chosen = _chosen(backend)
-    versions = {name: str(registry.info(name).version()) for name in chosen}
-    console = Console()
-    if len(chosen) == 1:
-        console.print(f"Only {chosen[0]} is compared: its float32 against its own float64.")
-    total = len(names) * len(chosen) * 2 * (TICKS if steps else 1)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with quiet() as stderr, Progress(*columns, console=Console(file=stderr), transient=True) as progress:
-        task = progress.add_task("importing", total=total)
-
-        def tick(what: str) -> None:
-            progress.update(task, advance=1, description=what)
-
-        for name in chosen:
-            registry.info(name).load()
-        checks = compare_zoo(names, chosen, steps=steps, seed=seed, tick=tick)
-    show(console, checks, chosen, steps)
-    lines = verdict(checks, versions)
-    agree = all(check.agrees for check in checks)
-    say(console, "\n".join(lines), agree)
-    if json is not None:
-        write_json(json, checks, versions, {"models": names, "steps": steps, "seed": seed})
-    raise typer.Exit(0 if agree else 1)
+    forms = {"json": json, "markdown": markdown, "junit": junit, "html": html}
+    for form, path in forms.items():
+        if path is not None:
+            commands.check_folder(path, f"--{form}")
+    ours = {"backend": backend, "model": model, "seed": seed}
+    yours = {
+        "inputs": inputs, "objective": objective, "optimizer": optimizer, "lr": lr, "rules": rules, "sync": sync,
+        "layers": layers,
+    }  # fmt: skip
+    with said():
+        if not _networks(models, against):
+            _refuse(ours, "it is for the networks built in, not for models of yours")
+            given = {**yours, "layers": tuple(layers or ()), "steps": steps, "against": against}
+            raise typer.Exit(comparing.run(comparing.asked_for(models or [], given), rtol_eps, forms))
+        _refuse({**yours, "rtol_eps": rtol_eps}, "it is for models of yours: name two")
+        if not models:
+            raise typer.Exit(checking.run({**ours, "steps": steps}, against, forms))
+        _refuse({**ours, "steps": steps}, "recordings have it already")
+        files = [Path(text) for text in models]
+        raise typer.Exit(checking.judge(files if against is None else [against, *files], forms))
 
 
-def _known(asked: list[str] | None, known: Iterable[str], option: str) -> list[str]:
-    names = list(known)
-    for name in asked or ():
-        if name not in names:
-            raise typer.BadParameter(f"no {name!r}. {did_you_mean(name, names)}", param_hint=option)
-    return [name for name in names if not asked or name in asked]
+@app.command()
+def record(
+    models: Annotated[
+        Optional[list[str]],
+        typer.Argument(
+            help="Models, each [NAME=]file.py:callable, or a TOML file; without any, the networks built in."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The safetensors file to write.")] = Path("run.safetensors"),
+    backend: Annotated[Optional[list[str]], typer.Option(help="These backends only. Repeatable.")] = None,
+    model: Annotated[Optional[list[str]], typer.Option(help="Only these networks built in. Repeatable.")] = None,
+    steps: Annotated[Optional[int], typer.Option(min=0, help=STEPS)] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Seed of the initial values of the networks built in.")] = None,
+    inputs: Annotated[Optional[Path], typer.Option(help=NPZ)] = None,
+    objective: Annotated[Optional[str], typer.Option(help=OBJECTIVE)] = None,
+    optimizer: Annotated[Optional[str], typer.Option(help="sgd, momentum or adam. With MODELS.")] = None,
+    lr: Annotated[Optional[float], typer.Option(help="Its learning rate. With MODELS.")] = None,
+    layers: Annotated[Optional[list[str]], typer.Option(help=LAYERS)] = None,
+) -> None:
+    """Write down what models compute in this environment, for multiparam compare to judge in any other.
+
+    Names, ties, options, values, outputs, what layers give, gradients, parameters after training; versions and seeds.
+    """
+    commands.check_folder(output, "--output")
+    if output.suffix != comparing.RECORDING:
+        raise typer.BadParameter(f"a recording is a {comparing.RECORDING} file", param_hint="--output")
+    ours = {"backend": backend, "model": model, "seed": seed}
+    yours = {"inputs": inputs, "objective": objective, "optimizer": optimizer, "lr": lr}
+    followed = tuple(layers or ())
+    with said():
+        if models:
+            _refuse(ours, "it is for the networks built in, not for models of yours")
+            asked = comparing.asked_for(models, {**yours, "layers": followed, "steps": steps})
+            comparing.record(asked, output)
+        else:
+            _refuse(yours, "it is for models of yours: name one")
+            checking.record({**ours, "steps": steps}, followed, output)
 
 
-def _chosen(asked: list[str] | None) -> list[str]:
-    """The backends asked for, or in the environment, or all installed ones, in the registry's order."""
-    fallback = os.environ.get(registry.VARIABLE)
-    asked = asked or ([fallback] if fallback else None)
-    try:
-        for name in asked or ():
-            registry.info(name).require()
-    except BackendUnknown as error:
-        raise typer.BadParameter(str(error), param_hint="--backend") from None
-    installed = [name for name, status in registry.backends().items() if status]
-    if not installed:
-        registry.selected()
-    return [name for name in dict.fromkeys(asked or installed) if name in installed]
+def _networks(models: list[str] | None, against: Path | None) -> bool:
+    """Whether what is asked for is of the networks built in: nothing is named, or only recordings of those."""
+    named = [Path(text) for text in models or ()]
+    if any(path.suffix != comparing.RECORDING or "=" in path.name for path in named):
+        return False
+    from .comparison.artifact import open_recording
+
+    return all("networks" in open_recording(path)[1] for path in [*named, *([] if against is None else [against])])
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    refuse({f"--{name.replace('_', '-')}": given for name, given in options.items()}, why)
 
 
 def main() -> None:

@@ -1,82 +1,148 @@
-"""``multiparam compare`` with models of the user's."""
+"""``multiparam compare`` and ``multiparam record`` with models of the user's."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
-from . import losses, references
-from .commands import check_folder
+from . import references
 from .errors import InvalidArgument
-from .files import written_whole
 from .model import Model
 from .paths import did_you_mean
-from .terminal import quiet, said, say
+from .terminal import complain, quiet, said, say
 
-OBJECTIVES: Mapping[str, Callable[..., Any]] = {"mse": losses.mse, "cross_entropy": losses.cross_entropy}
+if TYPE_CHECKING:
+    from .comparison.asked import Asked
+    from .comparison.models import Comparison
+
+RECORDING, FILE = ".safetensors", ".toml"
 
 
-def run(asked: list[str], given: Mapping[str, Any], written: Mapping[str, Path | None]) -> int:
+def asked_for(models: Sequence[str], given: Mapping[str, Any]) -> Asked:
+    """What the command line asks for, or the TOML file it names; options that are given too count instead of its own.
+
+    Raises BadParameter or InvalidArgument for words that name nothing, and FileError for a file that is not right.
+    """
+    from .comparison.asked import Asked, read
+
+    options = {key: value for key, value in given.items() if value is not None and value != ()}
+    files = [text for text in models if text.endswith(FILE)]
+    if files:
+        if len(models) > 1:
+            raise typer.BadParameter(f"{files[0]} names the models; say nothing beside it", param_hint="MODELS")
+        return replace(read(Path(files[0])), **options)
+    found: dict[str, str] = {}
+    for text in models:
+        name, reference = named(text)
+        found[name if name not in found else text] = reference
+    return Asked(models=found, **options)
+
+
+def named(text: str) -> tuple[str, str]:
+    """A model's name and what it is: ``name=file.py:callable``, or named by what is behind the colon; or a recording,
+    ``name=run.safetensors``, or named by its file."""
+    name, equals, reference = text.partition("=")
+    if not equals:
+        reference = text
+        name = Path(text).stem if text.endswith(RECORDING) else text.rpartition(":")[2]
+    if not reference.endswith(RECORDING) and not references.is_reference(reference):
+        raise InvalidArgument(f"{text!r} names no model: say file.py:callable, package.module:callable or a recording.")
+    return name, reference
+
+
+def run(asked: Asked, rtol_eps: float | None, written: Mapping[str, Path | None]) -> int:
     """Compare the models that references name; the exit code."""
+    from .comparison.asked import excused
     from .comparison.models import compare
+    from .comparison.written import write
 
-    for form, path in written.items():
-        if path is not None:
-            check_folder(path, f"--{form}")
-    if given["inputs"] is None:
+    if asked.inputs is None and not recordings(asked):
         raise typer.BadParameter("models are compared on inputs", param_hint="--inputs")
     with said():
         with quiet():
-            function, inputs, targets = objective(given["objective"], references.examples(given["inputs"]))
+            function, inputs, targets = given(asked)
             found = compare(
-                models(asked, inputs), inputs, targets=targets or None, objective=function,
-                rules=given["rules"], sync=given["sync"], rtol_eps=given["rtol_eps"],
+                models(asked, inputs), inputs or None, targets=targets or None, objective=function, rules=asked.rules,
+                sync=asked.sync, rtol_eps=asked.tolerances if rtol_eps is None else rtol_eps, steps=asked.steps,
+                optimizer=asked.optimizer, lr=asked.lr, layers=asked.layers, against=asked.against,
+                histograms=written.get("html") is not None,
             )  # fmt: skip
-        report(found, written)
+            judged = excused({pair.name: pair.checks for pair in found.pairs}, asked.expected)
+            for pair in found.pairs:
+                pair.checks = judged[pair.name]
+        show(found)
+        write(found, written)
     return 0 if found.agrees else 1
 
 
-def models(asked: list[str], inputs: tuple[Any, ...]) -> dict[str, Model]:
-    """The models that references name: ``name=file.py:callable``, or named by what is behind the colon."""
-    found: dict[str, Model] = {}
-    for text in asked:
-        name, equals, reference = text.partition("=")
-        if not equals:
-            name, reference = text.rpartition(":")[2], text
-        if not references.is_reference(reference):
-            raise InvalidArgument(f"{text!r} names no model: say file.py:callable or package.module:callable.")
-        name = name if name not in found else text
-        found[name] = references.model(reference, inputs)
-    return found
+def record(asked: Asked, output: Path) -> None:
+    """Record the models that references name."""
+    from .comparison.models import record
+
+    if asked.inputs is None:
+        raise typer.BadParameter("models are run on inputs", param_hint="--inputs")
+    if recordings(asked):
+        raise typer.BadParameter(f"{recordings(asked)[0]} is recorded already", param_hint="MODELS")
+    with said():
+        with quiet():
+            function, inputs, targets = given(asked)
+            path = record(
+                output, models(asked, inputs), inputs, targets=targets or None, objective=function, steps=asked.steps,
+                optimizer=asked.optimizer, lr=asked.lr, layers=asked.layers,
+            )  # fmt: skip
+        written(path, ", ".join(asked.models))
 
 
-def objective(name: str | None, arrays: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
-    """An objective by name, and which arrays are inputs and which its targets: the last one, where it takes some."""
+def written(path: Path, what: str) -> None:
+    """Say that a recording is there."""
+    complain(f"Recorded {what} in {str(path)!r}: {path.stat().st_size / 1e6:.3g} MB.", "green")
+
+
+def recordings(asked: Asked) -> list[str]:
+    """The files among the models, and the one to hold them against."""
+    files = [reference for reference in asked.models.values() if reference.endswith(RECORDING)]
+    return files + ([] if asked.against is None else [str(asked.against)])
+
+
+def models(asked: Asked, inputs: tuple[Any, ...]) -> dict[str, Model | Path]:
+    """The models by name, made; recordings as their paths."""
+    return {
+        name: Path(reference) if reference.endswith(RECORDING) else references.model(reference, inputs)
+        for name, reference in asked.models.items()
+    }
+
+
+def given(asked: Asked) -> tuple[Callable[..., Any] | None, tuple[Any, ...], tuple[Any, ...]]:
+    """The objective, the inputs and the targets: where there is an objective, the last array of the file."""
+    from .comparison.artifact import OBJECTIVES
+
+    arrays = () if asked.inputs is None else references.examples(asked.inputs)
+    name = asked.objective
     if name is None:
         return None, arrays, ()
-    if name not in OBJECTIVES:
-        raise InvalidArgument(f"No objective {name!r}. {did_you_mean(name, OBJECTIVES)}")
-    if len(arrays) < 2:
+    if references.is_reference(name):
+        function = references.function(name)
+    elif name in OBJECTIVES:
+        function = OBJECTIVES[name]
+    else:
+        raise InvalidArgument(f"No objective {name!r}. {did_you_mean(name, OBJECTIVES)} Or say file.py:function.")
+    if asked.inputs is None:
+        return function, (), ()
+    if len(arrays) < 2 and name in OBJECTIVES:
         raise InvalidArgument(f"{name} needs targets: the inputs file must hold them as its last array.")
-    return OBJECTIVES[name], arrays[:-1], arrays[-1:]
+    return (function, arrays[:-1], arrays[-1:]) if len(arrays) > 1 else (function, arrays, ())
 
 
-def report(found: Any, written: Mapping[str, Path | None]) -> None:
-    """Show a comparison, and write it in the forms asked for."""
-    from .comparison.written import WRITERS
-
+def show(found: Comparison) -> None:
+    """A comparison on the terminal."""
     text, *rest = str(found).split("\n")
     console = Console()
     say(console, text, found.agrees)
     for line in rest:
         style = "red" if line.startswith("  NOT") else ""
         console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
-    for form, path in written.items():
-        if path is not None:
-            content = WRITERS[form](found)
-            written_whole(path, content if isinstance(content, str) else json.dumps(content, indent=1) + "\n")

@@ -77,13 +77,13 @@ def save(
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
     bound = math.inf if shard_size is None else _bytes(shard_size)
     tensors = [_converted(tensor, dtype) for tensor in _tensors(state)]
-    document = _document(state)
+    document = document_of(state)
     shards = _split(tensors, bound)
     index = path.with_name(path.stem + INDEX)
-    old = _earlier(index)
-    with _Replacement() as replacement:
+    old = earlier_shards(index)
+    with Replacement() as replacement:
         if len(shards) == 1:
-            write(replacement.file(path), tensors, _metadata(document, tensors))
+            write(replacement.file(path), tensors, metadata_of(document, tensors))
             result = path
         else:
             _write_shards(replacement, index, shards, document)
@@ -149,13 +149,13 @@ def _split(tensors: list[Tensor], bound: float) -> list[list[Tensor]]:
 
 
 def _write_shards(
-    replacement: _Replacement, index: Path, shards: list[list[Tensor]], document: Mapping[str, Any]
+    replacement: Replacement, index: Path, shards: list[list[Tensor]], document: Mapping[str, Any]
 ) -> None:
     stem, token = index.name.removesuffix(INDEX), secrets.token_hex(8)
     where: dict[str, str] = {}
     for i, tensors in enumerate(shards, 1):
         name = f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors"
-        metadata = {**_metadata(document, tensors), SAVE: token}
+        metadata = {**metadata_of(document, tensors), SAVE: token}
         write(replacement.file(index.with_name(name)), tensors, metadata)
         where.update((tensor.name, name) for tensor in tensors)
     size = sum(tensor.nbytes for tensors in shards for tensor in tensors)
@@ -163,7 +163,7 @@ def _write_shards(
     replacement.file(index).write(json.dumps(content, indent=2, ensure_ascii=False).encode())
 
 
-def _earlier(index: Path) -> list[Path]:
+def earlier_shards(index: Path) -> list[Path]:
     """An index and its shards that an earlier save has left; another program's are not ours to remove."""
     try:
         found = read_index(index)
@@ -179,7 +179,7 @@ def _earlier(index: Path) -> list[Path]:
 # -- what a file says besides
 
 
-def _document(state: Group | Mapping[str, Any]) -> Mapping[str, Any]:
+def document_of(state: Group | Mapping[str, Any]) -> Mapping[str, Any]:
     """What is said of a model's parameters and layers, or by the file that arrays come from."""
     if not isinstance(state, Group):
         return said_by(state)._asdict()
@@ -206,7 +206,7 @@ def _described(names: list[str], known: Mapping[str, Parameter]) -> dict[str, An
     return said
 
 
-def _metadata(document: Mapping[str, Any], tensors: Iterable[Tensor]) -> dict[str, str]:
+def metadata_of(document: Mapping[str, Any], tensors: Iterable[Tensor]) -> dict[str, str]:
     """The document with what concerns these tensors, as a file's metadata."""
     said = document.get("parameters", {})
     parameters = {tensor.name: said[tensor.name] for tensor in tensors if tensor.name in said}
@@ -406,11 +406,11 @@ def _options(said: Said, net: Model) -> list[str]:
 
 def written_whole(path: Path, text: str) -> None:
     """Write a text so that the file is the old one or the new one, never a part."""
-    with _Replacement() as replacement:
+    with Replacement() as replacement:
         replacement.file(path).write(text.encode())
 
 
-class _Replacement:
+class Replacement:
     """Files written under temporary names beside those they replace; renamed in order when all are complete.
 
     After an error the temporary files are gone and nothing is replaced. After a crash one may be left:
@@ -440,7 +440,7 @@ class _Replacement:
             os.fsync(file.fileno())
             file.close()
 
-    def __enter__(self) -> _Replacement:
+    def __enter__(self) -> Replacement:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, at: Any) -> None:
@@ -449,10 +449,10 @@ class _Replacement:
                 self._finish_last()
                 for i, (_, temporary, path) in enumerate(self._files):
                     if i and i == len(self._files) - 1:
-                        _sync_folder(path.parent)  # on the disk too, an index comes after what it names
+                        sync_folder(path.parent)  # on the disk too, an index comes after what it names
                     os.replace(temporary, path)
                 for path in self.written[-1:]:
-                    _sync_folder(path.parent)
+                    sync_folder(path.parent)
         finally:
             for file, temporary, _ in self._files:
                 with suppress(OSError):
@@ -461,7 +461,7 @@ class _Replacement:
                     temporary.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring the names in a folder to the disk, where the system can do that."""
     if os.name == "nt":
         return

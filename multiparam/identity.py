@@ -74,8 +74,8 @@ class Names:
 
 
 @contextmanager
-def watched(names: Names, found: list[Activation]) -> Iterator[None]:
-    """Where layers call hooks of no kind: their classes' ``__call__`` notes the calls of those in ``names``."""
+def watched(names: Names, see: Callable[[Activation], None]) -> Iterator[None]:
+    """Where layers call hooks of no kind: their classes' ``__call__`` shows the calls of those in ``names``."""
     inside: set[int] = set()
 
     def watching(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +87,7 @@ def watched(names: Names, found: list[Activation]) -> Iterator[None]:
                 output = original(self, *args, **kwargs)
             finally:
                 inside.discard(id(self))
-            found.append(Activation(names.next(self), args, output))
+            see(Activation(names.next(self), args, output))
             return output
 
         return call

@@ -157,7 +157,9 @@ class Model(Group):
             >>> [(call.layer, tuple(call.output.shape)) for call in net.activations(np.ones((4, 3)))]
             [('0', (4, 2))]
         """
-        return self._host.activations(tuple(self.native_array(x) for x in inputs))
+        found: list[Activation] = []
+        self._host.activations(tuple(self.native_array(x) for x in inputs), found.append)
+        return found
 
     def native_array(self, array: Any) -> Array:
         """numpy as the framework's array (floats in the model's dtype); anything else untouched."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .model import Model
 from .parameter import castable
 from .rules import Rules, renamer
 from .state import Source, Spec, alike, same, spec
+
+if TYPE_CHECKING:
+    from .files import Said
 
 
 class Entry(NamedTuple):
@@ -128,6 +131,8 @@ NAME, RULE, GUESS = "name", "rule", "guess: order, kind and shape"
 
 
 def side_of(thing: Any) -> Side:
+    if isinstance(thing, Side):
+        return thing
     if isinstance(thing, Model):
         return _model(thing)
     if isinstance(thing, (str, Path)):
@@ -153,9 +158,14 @@ def _model(net: Model) -> Side:
 
 def _state(state: Mapping[str, Any], title: str) -> Side:
     from .files import said_by
+
+    return state_side(state, title, said_by(state))
+
+
+def state_side(state: Mapping[str, Any], title: str, document: Said, order: str | None = None) -> Side:
+    """The side of arrays by name, of which a document tells the rest."""
     from .model import to_numpy
 
-    document = said_by(state)
     layers: dict[str, dict[str, Entry]] = {}
     kinds: dict[tuple[str, str], str] = {}
     stored: dict[str, tuple[str, bool]] = {}
@@ -177,7 +187,7 @@ def _state(state: Mapping[str, Any], title: str) -> Side:
         return array.T if turned else array
 
     own = isinstance(state, Source) and state.own_layouts
-    return Side(title, layers, kinds, read, document.layers, None, own)
+    return Side(title, layers, kinds, read, document.layers, order, own)
 
 
 # -- the plan
@@ -198,7 +208,11 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
     """
     if not isinstance(target, Model):
         raise WrongType(f"A transfer goes into a wrapped model, not into a {type(target).__name__}. Say mp.wrap first.")
-    one, other = side_of(source), _model(target)
+    return between(side_of(source), _model(target), rules, cast=cast)
+
+
+def between(one: Side, other: Side, rules: Rules = None, *, cast: bool = False) -> Plan:
+    """:func:`plan` for two sides, whatever they are of."""
     found = Plan(one.title, other.title)
     groups, by_rule, dropped = renamed(one, rules)
     pairs = {layer: layer for layer in other.layers if layer in groups}
@@ -322,7 +336,8 @@ def _add(
     for option, value in other.options.get(layer, {}).items():
         if option in mine and not alike(mine[option], value):
             when = ", when it trains" if option == "momentum" else ""
-            found.options.append(f"{layer or 'the model'}: {option} is {mine[option]} there, {value} here{when}")
+            there, here = (tuple(v) if isinstance(v, list) else v for v in (mine[option], value))  # JSON has no tuples
+            found.options.append(f"{layer or 'the model'}: {option} is {there} there, {here} here{when}")
 
 
 def _maker(one: Side, make: Callable[..., np.ndarray], sources: tuple[str, ...]) -> Callable[[], np.ndarray]:

@@ -142,9 +142,10 @@ class Host(Protocol):
     def copy(self, storage: Storage, through: Layout | None = None) -> Storage:
         """A new, independent storage with the same flags and the same values, or their layout ``through``."""
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
-        """A forward pass in evaluation: what the layers that hold parameters take and give, in execution order."""
-        return []
+    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
+        """A forward pass in evaluation, and its output. ``see`` is shown what each layer that holds parameters takes
+        and gives, in order of execution, as soon as it has run: later layers may write into the same memory."""
+        return self.call(inputs, {}, False)
 
     def in_float64(self) -> AbstractContextManager[None] | None:
         """A context in which a float32 model computes in float64 with the same numbers; None where it cannot."""

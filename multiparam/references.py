@@ -76,6 +76,18 @@ def model(reference: str, inputs: tuple[Any, ...] = ()) -> Model:
     return _wrapped(made, inputs, reference)
 
 
+def function(reference: str) -> Any:
+    """The function that a reference names, such as an objective. Raises ReferenceFailed for what is none."""
+    match = REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ReferenceFailed(f"{reference!r} names no function. Say file.py:function.")
+    module = _file(Path(match["where"])) if match["where"].endswith(".py") else _module(match["where"])
+    found = _attribute(module, match["what"], match["where"])
+    if not callable(found):
+        raise ReferenceFailed(f"{match['what']!r} in {match['where']} is {type(found).__name__}, and no function.")
+    return found
+
+
 def _wrapped(made: Any, inputs: tuple[Any, ...], reference: str) -> Model:
     native, *own = made if isinstance(made, tuple) and made else (made,)
     if isinstance(native, Model):

@@ -77,7 +77,7 @@ def _pattern(pattern: Any) -> re.Pattern[str]:
     if pattern.startswith("re:"):
         try:
             return re.compile(pattern[3:])
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise InvalidArgument(f"The rule {pattern!r} is no regular expression: {error}") from None
     text = "".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", pattern))
     return re.compile(text + r"(?P<_leaf>\.[^.]+)?" if not pattern.endswith("*") else text)

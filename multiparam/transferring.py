@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .comparison.judge import distance
+from .distances import distance
 from .errors import InvalidArgument, TransferError
 from .model import Model
 from .plans import Move, Plan, plan
@@ -132,20 +132,22 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return distance(b, a, coarse.name if coarse.kind == "f" else "float32")
 
 
-def turned(net: Model, array: np.ndarray, back: bool = False) -> np.ndarray:
+def turned(order: str | None, array: np.ndarray, back: bool = False) -> np.ndarray:
     """An array of four or more axes from channels first to a model's order, or back."""
-    if array.ndim < 4 or net._host.data_order == "first":
+    if array.ndim < 4 or order != "last":
         return array
     return np.moveaxis(array, -1, 1) if back else np.moveaxis(array, 1, -1)
 
 
 def given(source: Model, net: Model, inputs: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
-    arrays = [turned(source, net.to_numpy(x), back=True) for x in inputs]
-    return tuple(np.ascontiguousarray(turned(net, array)) for array in arrays)
+    first, last = source._host.data_order, net._host.data_order
+    arrays = [turned(first, net.to_numpy(x), back=True) for x in inputs]
+    return tuple(np.ascontiguousarray(turned(last, array)) for array in arrays)
 
 
 def _outputs(source: Model, net: Model, inputs: tuple[Any, ...]) -> list[np.ndarray]:
-    return [turned(net, array, back=True) for array in arrays_of(net(*given(source, net, inputs)))]
+    outputs = arrays_of(net(*given(source, net, inputs)))
+    return [turned(net._host.data_order, array, back=True) for array in outputs]
 
 
 def arrays_of(output: Any) -> list[np.ndarray]:

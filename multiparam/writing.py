@@ -14,7 +14,7 @@ import numpy as np
 
 from . import paths, registry
 from .errors import FileError, InvalidArgument, MultiparamError
-from .files import _document, _earlier, _metadata, _Replacement, _sync_folder
+from .files import Replacement, document_of, earlier_shards, metadata_of, sync_folder
 from .formats import damaged
 from .model import Model
 from .paths import did_you_mean
@@ -79,7 +79,7 @@ def naming(source: Any, rules: Rules = None) -> Naming:
                 stored[name] = entry
             else:
                 aliases[name] = known, entry.view != stored[known].view
-    order = {name: i for i, name in enumerate(_document(source)["parameters"])}  # a file's own may be by size
+    order = {name: i for i, name in enumerate(document_of(source)["parameters"])}  # a file's own may be by size
     ordered = sorted(stored.items(), key=lambda item: order.get(item[1].name, len(order)))
     return Naming(dict(ordered), aliases, dropped, side.read)
 
@@ -157,16 +157,16 @@ def _safetensors(source: Model | Source, path: Path, names: Naming, tick: Tick) 
         return read
 
     tensors = [Tensor(name, *entry.spec, reader(name, entry)) for name, entry in names.stored.items()]
-    stale = _earlier(path.with_name(path.stem + INDEX))
-    with _Replacement() as replacement:
-        write_safetensors(replacement.file(path), tensors, _metadata(_said(source, names), tensors))
+    stale = earlier_shards(path.with_name(path.stem + INDEX))
+    with Replacement() as replacement:
+        write_safetensors(replacement.file(path), tensors, metadata_of(_said(source, names), tensors))
     for old in stale:
         old.unlink(missing_ok=True)
 
 
 def _said(source: Model | Source, names: Naming) -> Mapping[str, Any]:
     """The source's document under the new names."""
-    document = _document(source)
+    document = document_of(source)
     known, options = _by_name(document), document.get("layers", {})
     parameters: dict[str, dict[str, Any]] = {}
     layers: dict[str, Any] = {}
@@ -208,4 +208,4 @@ def atomically(path: Path) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)

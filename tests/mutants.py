@@ -68,6 +68,19 @@ def changed(function: Callable[..., Any], change: Callable[[Any], Any]) -> Calla
     return lambda *args, **kwargs: change(function(*args, **kwargs))
 
 
+def seen_otherwise(activations: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The function with something else done to what it shows."""
+
+    def other(self: Any, inputs: Any, see: Callable[[Any], None]) -> Any:
+        found: list[Any] = []
+        output = activations(self, inputs, found.append)
+        for call in change(found):
+            see(call)
+        return output
+
+    return other
+
+
 # -- tie
 
 
@@ -361,7 +374,7 @@ def _(a: Any) -> Changes:
 
 @fault("access", "activations in the order of definition, reversed")
 def _(a: Any) -> Changes:
-    yield a.TinynetHost, "activations", changed(a.TinynetHost.activations, lambda found: found[::-1])
+    yield a.TinynetHost, "activations", seen_otherwise(a.TinynetHost.activations, lambda found: found[::-1])
 
 
 @fault("access", "a shared layer's activations under its first name")
@@ -369,7 +382,7 @@ def _(a: Any) -> Changes:
     def first(found: Any) -> Any:
         return [call._replace(layer="2" if call.layer == "4" else call.layer) for call in found]
 
-    yield a.TinynetHost, "activations", changed(a.TinynetHost.activations, first)
+    yield a.TinynetHost, "activations", seen_otherwise(a.TinynetHost.activations, first)
 
 
 @fault("access", "the momentum of the old statistics, as the framework says it")

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 import multiparam as mp
 from multiparam import cli, registry
-from multiparam.comparison import Check, Run, judge
-from multiparam.comparison.judge import BOUNDS, distance, worst
+from multiparam.comparison.judge import BOUNDS, Check, distance, judge, worst
+from multiparam.comparison.networks import judge_networks
+from multiparam.comparison.record import Run
 from multiparam.comparison.report import verdict
 
 pytestmark = pytest.mark.xdist_group("cli")  # they share what importing the frameworks costs
@@ -129,6 +130,7 @@ def test_a_backend_that_is_not_installed_exits_with_3_and_its_pip_line(
 
 # -- compare
 
+LOOKED_AT = {"structure", "ties", "initial values", "output", "gradients"}
 torch_alone = pytest.mark.needs("torch", "sklearn")
 two = pytest.mark.needs("torch", "jax", "sklearn")
 
@@ -167,14 +169,15 @@ def test_the_json_holds_the_verdict_the_checks_and_the_versions(run: Callable[..
     file = tmp_path / "result.json"
     assert run(*QUICK, "--backend", "torch", "--seed", "3", "--json", str(file)).exit_code == 0
     content = json.loads(file.read_text())
-    assert content["agree"] is True
-    assert content["backends"] == {"torch": str(registry.info("torch").version())}
-    assert content["options"] == {"models": ["mlp"], "steps": 2, "seed": 3}
+    assert content["agrees"] is True and content["reference"] == "torch"
+    assert content["models"]["torch"]["version"] == str(registry.info("torch").version())
+    assert content["options"] == {"networks": ["mlp"], "steps": 2, "seed": 3}
     assert content["bounds_eps"] == dict(BOUNDS)
-    names = {check["check"] for check in content["checks"]}
-    assert names == {"structure", "ties", "initial values", "output", "gradients", "sgd", "momentum", "adam"}
-    assert {(check["model"], check["backend"]) for check in content["checks"]} == {("mlp", "torch")}
-    assert all(check["agrees"] is True for check in content["checks"])
+    assert content["environments"][0]["packages"]["torch"] == content["models"]["torch"]["version"]
+    [pair] = content["pairs"]
+    assert {check["check"] for check in pair["checks"]} == LOOKED_AT | {"sgd", "momentum", "adam"}
+    assert pair["model"] == "torch" and {check["network"] for check in pair["checks"]} == {"mlp"}
+    assert all(check["agrees"] is True for check in pair["checks"])
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
@@ -182,8 +185,8 @@ def test_the_json_holds_the_verdict_the_checks_and_the_versions(run: Callable[..
 def test_without_steps_nothing_is_trained(run: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     run("compare", "--model", "mlp", "--steps", "0", "--backend", "torch", "--json", str(file))
-    names = {check["check"] for check in json.loads(file.read_text())["checks"]}
-    assert names == {"structure", "ties", "initial values", "output", "gradients"}
+    [pair] = json.loads(file.read_text())["pairs"]
+    assert {check["check"] for check in pair["checks"]} == LOOKED_AT
 
 
 @torch_alone
@@ -222,10 +225,13 @@ def test_a_planted_disagreement_exits_with_1_and_is_named(
     assert re.search(r"mlp, output float64, jax: output is \S+ eps away \(bound 32\)", said(result))
     assert "All agree" not in said(result)
     content = json.loads(file.read_text())
-    assert content["agree"] is False
-    wrong = {(check["check"], check["backend"]) for check in content["checks"] if not check["agrees"]}
+    assert content["agrees"] is False
+    wrong = {
+        (check["check"], pair["model"]) for pair in content["pairs"] for check in pair["checks"] if not check["agrees"]
+    }
     assert ("initial values", "jax") in wrong
     assert not [pair for pair in wrong if pair[1] == "torch"]
+    assert re.search(r"jax parts first at layer 2: its inputs agree .* \(mlp\)", said(result))
 
 
 # -- the judge: distance
@@ -392,17 +398,18 @@ def test_declared_statistics_are_shown_but_not_judged() -> None:
     buffers = made("", "").buffers | {"adam": {"1.running_mean": array(FAR)}}
     checks = judge("net", runs(buffers=buffers, unsupported={"exact running statistics": "its own way"}))
     assert wrong(checks) == {}
-    declared = [check for check in checks if check.detail == "declared: its own way"]
+    declared = [check for check in checks if check.expected == "its own way"]
     assert [(check.check, check.backend, check.bound) for check in declared] == [("statistics", "two", None)]
 
 
 def test_the_verdict_names_model_check_backend_parameter_and_distance() -> None:
-    lines = verdict(judge("net", runs(grads=NUMBERS)), {"one": "1.0", "two": "2.0"})
+    found = [replace(run, network="net", version=f"{run.backend[0]}.0") for run in runs(grads=NUMBERS)]
+    lines = verdict(judge_networks(found, {}))
     assert re.fullmatch(r"1 of \d+ checks disagree \(one 1\.0, two 2\.0\):", lines[0])
     assert re.fullmatch(r"  net, gradients float32, two: 0\.weight is \S+ eps away \(bound 256\)", lines[1])
     assert len(lines) == 2
 
 
 def test_the_verdict_of_agreement_is_one_line() -> None:
-    checks = judge("net", runs())
-    assert verdict(checks, {"one": "1.0"}) == [f"All agree: {len(checks)} checks on 1 models with one 1.0."]
+    found = judge_networks([replace(run, network="net", version="1.0") for run in runs()], {})
+    assert verdict(found) == [f"All agree: {len(found.checks)} checks on 1 models with one 1.0, two 1.0."]

@@ -281,7 +281,7 @@ def test_names_after_rules() -> None:
     assert "0.bias left out" in said
     found = mp.read("b.safetensors")
     assert set(found) == {"0.weight", "in.weight", "in.bias", "out.bias"}
-    about = writing._document(found)["parameters"]["in.weight"]
+    about = writing.document_of(found)["parameters"]["in.weight"]
     assert (about["aliases"], about["kind"], about["trainable"]) == (["out.weight"], "linear", True)
 
 

@@ -137,8 +137,7 @@ class LinenHost(Host):
     def in_float64(self) -> AbstractContextManager[None] | None:
         return in_float64(list(dict.fromkeys(self._leaves.values())))
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
-        found: list[Activation] = []
+    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
         holding = {place.path[:-1] for place in self._places}
         shown: dict[Scope, Iterator[str]] = {
             path: itertools.cycle(map(paths.text, places))
@@ -150,12 +149,11 @@ class LinenHost(Host):
             output = call(*args, **kwargs)
             concrete = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(output))  # not in a scan
             if concrete and context.method_name == "__call__" and context.module.path in shown:
-                found.append(Activation(next(shown[context.module.path]), args, output))
+                see(Activation(next(shown[context.module.path]), args, output))
             return output
 
         with linen.intercept_methods(note):
-            self.call(inputs, {}, False)
-        return found
+            return self.call(inputs, {}, False)
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         module = self._modules.get(slot.home)

@@ -142,16 +142,13 @@ class NnxHost(Host):
     def in_float64(self) -> AbstractContextManager[None] | None:
         return in_float64(list(dict.fromkeys(slot.storage for slot in self.slots())))  # type: ignore[arg-type]
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
-        found: list[Activation] = []
-        with watched(Names(self._layers), found):
-            self.call(inputs, {}, False)
-        inside = {  # the cell of a scan
-            call.layer
-            for call in found
-            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(call.output))
-        }
-        return [call for call in found if call.layer not in inside]
+    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
+        def concrete(call: Activation) -> None:
+            if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(call.output)):  # not in a scan
+                see(call)
+
+        with watched(Names(self._layers), concrete):
+            return self.call(inputs, {}, False)
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.home)

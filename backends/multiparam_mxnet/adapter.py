@@ -257,6 +257,17 @@ class Through(gluon.Parameter):  # type: ignore[misc,name-defined]
         self._dtype = np.dtype(dtype)
 
 
+EPS_IN_FLOAT32 = (gluon.nn.LayerNorm, gluon.nn.GroupNorm, gluon.nn.InstanceNorm)
+
+
+def _with_exact_eps(block: Any) -> Callable[..., Any]:
+    """A norm whose operator takes eps in float32: with inputs scaled by s it is the norm with eps / s ** 2, so that s
+    can make that the eps the user wrote."""
+    forward, eps = block.hybrid_forward, block._epsilon
+    scale = math.sqrt(float(np.float32(eps)) / eps) if eps else 1.0
+    return lambda F, x, *args, **parameters: forward(F, x * scale, *args, **parameters)
+
+
 class GluonHost(Host):
     """A Block."""
 
@@ -307,31 +318,34 @@ class GluonHost(Host):
 
     @contextmanager
     def _cast(self) -> Iterator[None]:
+        norms = [block for block in _blocks(self.native) if isinstance(block, EPS_IN_FLOAT32)]
         self.native.cast("float64")
         try:
+            for block in norms:
+                block.hybrid_forward = _with_exact_eps(block)
             yield
         finally:
+            for block in norms:
+                del block.hybrid_forward
             self.native.cast("float32")
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
-        found: list[Activation] = []
+    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
         wanted = {slot.path[:-1] for slot in self.slots()}
         names = Names((paths.text(path), block) for path, block in _places(self.native, ()) if path in wanted)
         active = [(b, b._active) for b in _blocks(self.native) if isinstance(b, gluon.HybridBlock)]
         hooks = [
-            block.register_forward_hook(lambda block, *call: found.append(Activation(names.next(block), *call)))
+            block.register_forward_hook(lambda block, *call: see(Activation(names.next(block), *call)))
             for block in names.layers
         ]
         try:
             for block, _ in active:  # a compiled graph calls no hooks
                 block._active = False
-            self.call(inputs, {}, False)
+            return self.call(inputs, {}, False)
         finally:
             for hook in hooks:
                 hook.detach()
             for block, was in active:
                 block._active = was
-        return found
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.home)

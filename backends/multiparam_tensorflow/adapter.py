@@ -356,13 +356,11 @@ class KerasHost(Host):
             return None  # tf_keras casts no variable up
         return _computing_in_float64(layers)
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
-        found: list[Activation] = []
+    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
         wanted = {slot.path[:-1] for slot in self.slots()}
         places = _built.get(self.native) or walk(self.native, (), (), ())
-        with watched(Names((paths.text(path), layer) for path, _, layer in places if path in wanted), found):
-            self.call(inputs, {}, False)
-        return found
+        with watched(Names((paths.text(path), layer) for path, _, layer in places if path in wanted), see):
+            return self.call(inputs, {}, False)
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.home)

@@ -181,21 +181,19 @@ class TorchHost(Host):
             if child is not None and not (name == "parametrizations" and len(tied) == len(child._modules)):
                 self._walk(child, (*path, name), (*positions, position), found)
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
-        found: list[Activation] = []
+    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
         names = Names(self._layers())
 
         def note(module: tnn.Module, given: Any, output: Any) -> None:
-            found.append(Activation(names.next(module), given, output))
+            see(Activation(names.next(module), given, output))
 
         hooks = [module.register_forward_hook(note) for module in names.layers]
         try:
             with torch.no_grad():
-                self.call(inputs, {}, False)
+                return self.call(inputs, {}, False)
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
 
     def _layers(self) -> Iterator[tuple[str, tnn.Module]]:
         """Each position of each module by canonical name, for those that have parameters of their own in it."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ..plans import Move
-from ..protocol import Activation
-from ..transferring import arrays_of, orders
+from ..transferring import orders
+from .calls import Call
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
@@ -45,14 +45,19 @@ FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def between(before: Activation, twin_before: Activation, after: Activation, twin_after: Activation) -> list[str]:
+def at(call: Call, twin: Call) -> list[str]:
+    """Why a layer of equal inputs gives other outputs."""
+    return []
+
+
+def between(before: Call, twin_before: Call, after: Call, twin_after: Call) -> list[str]:
     """What stands between two layers on each side, where it is a known function of the first one's output."""
     there, here = _step(before, after), _step(twin_before, twin_after)
     return [f"after the layer there is {there} there, {here} here"] if there and here and there != here else []
 
 
-def _step(before: Activation, after: Activation) -> str:
-    outputs, inputs, entered = (arrays_of(each) for each in (before.output, after.inputs, before.inputs))
+def _step(before: Call, after: Call) -> str:
+    outputs, inputs, entered = before.outputs, after.inputs, before.inputs
     if not outputs or not inputs:
         return ""
     y, x = outputs[0].astype(np.float64), inputs[0].astype(np.float64)

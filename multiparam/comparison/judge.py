@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..distances import distance
 from .record import Arrays, Run
 
 # In eps. Measured on CPU (see the README); each bound leaves room for another machine's order of summation,
@@ -27,7 +28,7 @@ BOUNDS: Mapping[str, float] = {
 class Check:
     """One backend's verdict in one row of the table."""
 
-    model: str
+    network: str  # one of those built in, or nothing
     check: str
     backend: str
     agrees: bool
@@ -35,27 +36,8 @@ class Check:
     distance: float | None = None  # in eps; None where things are equal or not
     bound: float | None = None
     detail: str = ""  # what was found, where it disagrees or is not judged
-
-
-def distance(value: np.ndarray, truth: np.ndarray, dtype: str) -> float:
-    """Normwise distance in eps of ``dtype``; infinite for another shape or a NaN on one side only.
-
-    >>> distance(np.array([1.0, 2.0 + 2**-51]), np.array([1.0, 2.0]), "float64")
-    1.0
-    """
-    if value.shape != truth.shape:
-        return float("inf")
-    a, b = value.astype(np.float64), truth.astype(np.float64)
-    counts = ~(np.isnan(a) & np.isnan(b))
-    a, b = a[counts], b[counts]
-    if np.array_equal(a, b):
-        return 0.0
-    with np.errstate(invalid="ignore"):
-        gap = np.max(np.abs(a - b))
-    scale = np.max(np.abs(b))
-    if not np.isfinite(gap) or scale == 0:
-        return float("inf")
-    return float(gap / scale / np.finfo(dtype).eps)
+    items: tuple[str, ...] = ()  # the single differences of a check that has several
+    expected: str = ""  # why it may differ: it then counts as agreeing
 
 
 def plain(distance: float | None) -> float | str | None:
@@ -75,7 +57,7 @@ def judge(model: str, runs: Sequence[Run]) -> list[Check]:
     """All checks of one model. The first float64 run is the reference."""
     reference = next(run for run in runs if run.dtype == "float64")
     checks: list[Check] = []
-    singles = {run.backend: run for run in runs if run.dtype == "float32"}
+    singles = {run.column: run for run in runs if run.dtype == "float32"}
     for backend, run in singles.items():
         checks.append(_structure(model, backend, run, reference))
         checks.append(_ties(model, backend, run, reference))
@@ -92,7 +74,7 @@ def _structure(model: str, backend: str, run: Run, reference: Run) -> Check:
     detail = ""
     if mine != theirs:
         first = next((pair for pair in zip(mine, theirs, strict=False) if pair[0] != pair[1]), None)
-        detail = f"{first[0]} where {reference.backend} has {first[1]}" if first else f"{len(mine)} of {len(theirs)}"
+        detail = f"{first[0]} where {reference.column} has {first[1]}" if first else f"{len(mine)} of {len(theirs)}"
     return Check(model, "structure", backend, not detail, detail=detail)
 
 
@@ -116,7 +98,7 @@ def _numbers(model: str, run: Run, reference: Run) -> list[Check]:
     def check(what: str, kind: str, found: tuple[float, str]) -> Check:
         far, where = found
         bound = BOUNDS[kind]
-        return Check(model, what, run.backend, far <= bound, dtype, far, bound, where if far > bound else "")
+        return Check(model, what, run.column, far <= bound, dtype, far, bound, where if far > bound else "")
 
     checks = [
         check("output", "output", (distance(run.output, reference.output, dtype), "output")),
@@ -129,5 +111,5 @@ def _numbers(model: str, run: Run, reference: Run) -> list[Check]:
         checks.append(check("statistics", "training", found))
         reason = run.unsupported.get("exact running statistics")
         if reason:
-            checks[-1] = replace(checks[-1], agrees=True, bound=None, detail=f"declared: {reason}")
+            checks[-1] = replace(checks[-1], agrees=True, bound=None, expected=reason)
     return checks

@@ -8,45 +8,64 @@ they must agree: there rounding is so small that a wrong eps shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import paths, plans, registry, transferring
-from ..errors import InvalidArgument, MultiparamError, ShapeError
-from ..model import Model, to_numpy, wrap
-from ..plans import Move, Plan
-from ..protocol import Activation
+from .. import paths, plans, transferring
+from ..distances import EPS, distance
+from ..errors import InvalidArgument, Unsupported
+from ..model import Model, wrap
+from ..plans import Move, Plan, Side
 from ..rules import Rules
-from .hints import between, of_values
-from .judge import Check, distance
+from .artifact import opened, write_models
+from .calls import Kept
+from .following import Follower, Layer
+from .hints import of_values
+from .judge import Check
+from .subjects import Arrays, Live, NotInFloat64, Recorded, Subject, Task
 
-# In eps, unless told otherwise: room for a deep network, and far below what a wrong eps costs in float64.
-BOUNDS: Mapping[str, float] = {"output": 1024, "layer": 1024, "gradient": 16384, "training": 65536}
+# In eps, unless told otherwise: room for a deep network, and far below what a wrong eps costs in float64. "numeric" is
+# of outputs in the models' own dtype, where those in float64 are judged, too.
+BOUNDS: Mapping[str, float] = {"output": 1024, "layer": 1024, "gradient": 16384, "training": 65536, "numeric": 16384}
+BINS = 40
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One matched call of a layer: how far apart its inputs and its outputs are, in eps."""
+class Histogram:
+    """How the values, or gradients, of a parameter are distributed in both models: counts in equal bins."""
 
+    parameter: str
     reference: str
-    name: str
-    inputs: float
-    output: float
+    what: str
+    low: float
+    high: float
+    reference_counts: Sequence[int]
+    counts: Sequence[int]
 
 
 @dataclass
 class Pair:
-    """One model against the reference."""
+    """One model against the reference. ``layers`` and ``parted`` are those of each network, which has a name only
+    where the networks built in are compared."""
 
     name: str
-    plan: Plan
     checks: list[Check] = field(default_factory=list)
-    layers: list[Layer] = field(default_factory=list)
+    layers: dict[str, list[Layer]] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)  # network -> which of its layers is the first to part
+    dtype: str = "float64"  # of what is said of layers
     parted: str = ""
     hints: list[str] = field(default_factory=list)
+    histograms: list[Histogram] = field(default_factory=list)
+    plan: Plan | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every check holds."""
+        return all(check.agrees for check in self.checks)
 
 
 @dataclass
@@ -56,7 +75,9 @@ class Comparison:
     reference: str
     pairs: list[Pair]
     bounds: Mapping[str, float]
-    versions: Mapping[str, str]
+    models: Mapping[str, Mapping[str, Any]]  # name -> backend, version, ...
+    environments: Sequence[Mapping[str, Any]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def checks(self) -> list[Check]:
@@ -66,7 +87,15 @@ class Comparison:
     @property
     def agrees(self) -> bool:
         """Whether every check holds."""
-        return all(check.agrees for check in self.checks)
+        return all(pair.agrees for pair in self.pairs)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Backend -> its version, or versions."""
+        found: dict[str, list[str]] = {}
+        for said in self.models.values():
+            found.setdefault(said["backend"], []).append(said["version"])
+        return {backend: " and ".join(dict.fromkeys(versions)) for backend, versions in found.items()}
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -74,11 +103,11 @@ class Comparison:
 
 def _lines(found: Comparison) -> Iterator[str]:
     for pair in found.pairs:
-        agrees = all(check.agrees for check in pair.checks)
-        yield f"{pair.name} {'agrees' if agrees else 'DISAGREES'} with {found.reference}"
+        yield f"{pair.name} {'agrees' if pair.agrees else 'DISAGREES'} with {found.reference}"
         for check in pair.checks:
             far = "" if check.distance is None else f"{check.distance:.3g} eps of {check.dtype} (bound {check.bound:g})"
-            notes = " ".join(filter(None, (far, check.detail)))
+            excuse = f"expected: {check.expected}" if check.expected else ""
+            notes = " ".join(filter(None, (far, check.detail, excuse)))
             yield f"  {'ok ' if check.agrees else 'NOT'} {check.check}" + (f": {notes}" if notes else "")
         if pair.parted:
             yield f"  They part first {pair.parted}."
@@ -87,16 +116,19 @@ def _lines(found: Comparison) -> Iterator[str]:
 
 def compare(
     models: Mapping[str, Any],
-    inputs: Any,
+    inputs: Any = None,
     *,
     targets: Any = None,
     objective: Callable[..., Any] | None = None,
     rules: Rules = None,
     sync: str | None = None,
-    rtol_eps: float | None = None,
+    rtol_eps: float | Mapping[str, float] | None = None,
     steps: int = 0,
     optimizer: str = "sgd",
     lr: float = 0.01,
+    layers: Sequence[str] = (),
+    histograms: bool = False,
+    against: str | Path | None = None,
 ) -> Comparison:
     """Compare models, native or wrapped, of any frameworks: name -> model, the first being the reference.
 
@@ -106,8 +138,17 @@ def compare(
     turned to each model's order of channels. ``sync`` names a model whose weights are first transferred to the others,
     so that what is compared is the computation: those models are changed. ``rules``: see :func:`multiparam.transfer`.
 
+    A file that :func:`multiparam.record` has written may stand for a model, or for several, which are then called
+    ``model@name``; ``inputs`` and what belongs to them are then those recorded. With ``against`` such a file is the
+    reference: each model is held against the one of its name there, or else against the first.
+
     Distances are normwise, in eps of the dtype, in float64 where both models can run in it. ``rtol_eps`` is one bound
-    for all instead of the stated ones. Raises InvalidArgument for fewer than two models or an unknown ``sync``.
+    for all instead of the stated ones, or a bound for each of ``"output"``, ``"layer"``, ``"gradient"``,
+    ``"training"`` and ``"numeric"``, which is of outputs in the models' own dtype. ``layers``, globs of the names of
+    layers, are those that are followed; what layers of the reference give is kept in memory up to a gigabyte, and
+    beyond that in temporary files. ``histograms`` of values and gradients are for the HTML page.
+
+    Raises InvalidArgument for fewer than two models, an unknown ``sync`` or bound, or recordings of other inputs.
 
         >>> import torch
         >>> a = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
@@ -116,48 +157,147 @@ def compare(
         >>> found.agrees, found.pairs[0].parted.partition(":")[0], found.pairs[0].hints
         (False, 'at layer 1', ['1: eps is 1e-05 there, 1e-06 here'])
     """
-    if len(models) < 2:
-        raise InvalidArgument(f"mp.compare needs two models or more; it gets {len(models)}.")
-    if sync is not None and sync not in models:
-        raise InvalidArgument(f"sync={sync!r} names no model of {', '.join(map(repr, models))}.")
-    given = inputs if isinstance(inputs, tuple) else (inputs,)
-    more = () if targets is None else targets if isinstance(targets, tuple) else (targets,)
-    nets = {name: model if isinstance(model, Model) else wrap(model, *given) for name, model in models.items()}
-    reference, *others = nets
-    bounds = dict(BOUNDS) if rtol_eps is None else dict.fromkeys(BOUNDS, rtol_eps)
-    work = _Work(nets[reference], given, more, objective, bounds, steps, optimizer, lr)
-    for name in [name for name in nets if sync not in (None, name)]:
-        transferring.transfer(nets[str(sync)], nets[name], rules if sync == reference else None, accept_guesses=True)
-    pairs = [work.pair(name, nets[name], rules) for name in others]
-    versions = {net.backend: str(registry.info(net.backend).version()) for net in nets.values()}
-    return Comparison(reference, pairs, bounds, versions)
+    bounds = _bounds(rtol_eps)
+    golden = [] if against is None else opened(Path(against).stem, against)
+    given = Task(_arrays(inputs), _arrays(targets), objective, steps, optimizer, lr, tuple(layers))
+    subjects, task = _subjects(models, given, golden)
+    everyone: list[Subject] = [*golden[:1], *subjects]
+    if len(everyone) < 2:
+        raise InvalidArgument(f"mp.compare needs two models or more; it gets {len(everyone)}.")
+    reference, others = everyone[0], everyone[1:]
+    if sync is not None:
+        _sync((*golden, *subjects), reference, sync, rules)
+    works = {each.model: _Work(each, bounds, histograms) for each in (golden or everyone[:1])}
+    first = works[reference.model]
+    pairs = [works.get(other.model, first).pair(other, rules) for other in others]
+    options = task.said() if sync is None else {**task.said(), "sync": sync}
+    return Comparison(
+        reference.name, pairs, bounds, {each.name: each.about() for each in everyone}, _environments(everyone), options
+    )
+
+
+def record(
+    path: str | Path,
+    models: Any,
+    inputs: Any,
+    *,
+    targets: Any = None,
+    objective: Callable[..., Any] | None = None,
+    steps: int = 0,
+    optimizer: str = "sgd",
+    lr: float = 0.01,
+    layers: Sequence[str] = (),
+) -> Path:
+    """Write down what models compute, in a file that :func:`compare` judges in any environment, without frameworks.
+
+    ``models``: name -> model, or one model; the rest is as in :func:`compare`. The file, safetensors, has names, ties,
+    options and values of parameters, outputs and what layers give in each dtype that a model can be run in, gradients,
+    the parameters after ``steps``, the inputs, and versions. It appears whole or not at all.
+
+        >>> import pathlib, tempfile
+        >>> golden = pathlib.Path(tempfile.mkdtemp()) / "golden.safetensors"
+        >>> spec, x = mp.nn.Sequential(mp.nn.Linear(3), mp.nn.Tanh(), mp.nn.Linear(2)), np.eye(4, dtype="float32")
+        >>> _ = mp.record(golden, mp.build(spec, x, backend="torch"), x)
+        >>> mp.compare({"jax": mp.build(spec, x, backend="jax")}, against=golden).agrees
+        True
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InvalidArgument(f"A recording is a .safetensors file, not {path.name!r}.")
+    named = models if isinstance(models, Mapping) else {"model": models}
+    if any(isinstance(model, (str, Path)) for model in named.values()):
+        raise InvalidArgument("mp.record takes models, not recordings of them.")
+    task = Task(_arrays(inputs), _arrays(targets), objective, steps, optimizer, lr, tuple(layers))
+    subjects, _ = _subjects(named, task, ())
+    write_models(path, [each for each in subjects if isinstance(each, Live)])
+    return path
+
+
+def _bounds(rtol_eps: float | Mapping[str, float] | None) -> dict[str, float]:
+    if rtol_eps is None or not isinstance(rtol_eps, Mapping):
+        return dict(BOUNDS) if rtol_eps is None else dict.fromkeys(BOUNDS, rtol_eps)
+    for name in rtol_eps:
+        if name not in BOUNDS:
+            raise InvalidArgument(f"There is no bound of {name!r}. {paths.did_you_mean(name, BOUNDS)}")
+    return {**BOUNDS, **rtol_eps}
+
+
+def _arrays(given: Any) -> tuple[Any, ...]:
+    return () if given is None else given if isinstance(given, tuple) else (given,)
+
+
+def _subjects(models: Mapping[str, Any], task: Task, golden: Sequence[Recorded]) -> tuple[list[Subject], Task]:
+    """What is compared, in order, and what it is run on: as given, or as recorded."""
+    files = {name: opened(name, model) for name, model in models.items() if isinstance(model, (str, Path))}
+    recorded = [*golden, *(each for found in files.values() for each in found)]
+    if not task.inputs and not recorded:
+        raise InvalidArgument("Models are compared on inputs: give some.")
+    examples = task.inputs or recorded[0].task.inputs
+    nets = {
+        name: model if isinstance(model, Model) else wrap(model, *examples)
+        for name, model in models.items()
+        if name not in files
+    }
+    first = next(iter(models), "")
+    live = nets[first]._host.data_order if first in nets and not golden else None
+    order = live or (recorded[0].side.order if recorded else None)
+    task = task.in_order(order)
+    for each in recorded[:1]:
+        task = task.filled(each.task)
+    for each in recorded:
+        each.task.same(task, each.name)
+    found: list[Subject] = []
+    for name in models:
+        found += files.get(name) or [Live(name, nets[name], task)]
+    return found, task
+
+
+def _sync(subjects: Sequence[Subject], reference: Subject, sync: str, rules: Rules) -> None:
+    """Give every live model the weights of one."""
+    source = next((each for each in subjects if sync in (each.name, each.model)), None)
+    if source is None:
+        names = ", ".join(repr(each.name) for each in subjects)
+        raise InvalidArgument(f"sync={sync!r} names no model of {names}.")
+    for each in subjects:
+        if each is not source and isinstance(each, Live):
+            known = rules if source is reference else None
+            transferring.transfer(source.weights(), each.net, known, accept_guesses=True)
+
+
+def _environments(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
+    found = {each.source: each.environment for each in subjects}
+    return [{**said, "name": source or "here"} for source, said in found.items()]
 
 
 class _Work:
-    """A reference, what it is run on, and how far others may be from it."""
+    """A reference, and how far others may be from it."""
 
-    def __init__(
-        self, net: Model, inputs: tuple[Any, ...], targets: tuple[Any, ...], objective: Callable[..., Any] | None,
-        bounds: Mapping[str, float], steps: int, optimizer: str, lr: float,
-    ) -> None:  # fmt: skip
-        self.net = net
-        self.inputs = inputs
-        self.targets = targets
-        self.objective = objective
+    def __init__(self, reference: Subject, bounds: Mapping[str, float], histograms: bool) -> None:
+        self.reference = reference
         self.bounds = bounds
-        self.steps = steps
-        self.training = optimizer, lr
+        self.histograms = histograms
+        self._kept: dict[str, tuple[list[np.ndarray], Kept]] = {}
 
-    def pair(self, name: str, other: Model, rules: Rules) -> Pair:
+    @cached_property
+    def _grads(self) -> Arrays:
+        return self.reference.grads()
+
+    @cached_property
+    def _trained(self) -> Arrays:
+        return self.reference.trained()
+
+    def pair(self, other: Subject, rules: Rules) -> Pair:
         """All checks of one model."""
-        found = Pair(name, plans.plan(self.net, other, rules, cast=True))
-        self._parameters(found, other)
-        with ExitStack() as stack:
-            dtype = self._outputs(found, other, stack)
-            self._layers(found, other, dtype)
-        self._gradients(found, other)
-        if self.steps:
-            self._training(found, other)
+        plan = plans.between(self.reference.side, other.side, rules, cast=True)
+        found = Pair(other.name, plan=plan)
+        self._parameters(found, plan, other)
+        self._passes(found, plan, other)
+        if not (plan.missing or plan.refused):
+            self._gradients(found, plan, other)
+        if other.task.steps:
+            what = f"{other.task.steps} steps of {other.task.optimizer}"
+            far, where = _farthest(plan.moves, self._trained, other.trained(), self._coarse(other))
+            self._check(found, what, "training", self._coarse(other), far, where)
         return found
 
     def _check(self, found: Pair, what: str, kind: str, dtype: str, far: float, where: str = "") -> None:
@@ -165,162 +305,104 @@ class _Work:
         detail = where if far > bound else ""
         found.checks.append(Check("", what, found.name, far <= bound, dtype, far, bound, detail))
 
-    def _parameters(self, found: Pair, other: Model) -> None:
-        plan = found.plan
+    def _coarse(self, other: Subject) -> str:
+        """The coarser of the dtypes that the models were made in."""
+        return max(self.reference.own, other.own, key=EPS.__getitem__)
+
+    def _parameters(self, found: Pair, plan: Plan, other: Subject) -> None:
+        mine, theirs = self.reference.side, other.side
         wrong = [
             *(f"nothing makes {name}" for name in plan.missing),
             *(f"{name} goes nowhere" for name in plan.unused),
             *plan.refused,
         ]
-        found.checks.append(Check("", "structure", found.name, not wrong, detail="; ".join(wrong[:4])))
-        options = [text for text in plan.options if self.steps or not text.endswith("when it trains")]
-        found.checks.append(Check("", "options", found.name, not options, detail="; ".join(options)))
-        ties = [*plan.ties, *_untied(plan, self.net, other)]
-        found.checks.append(Check("", "ties", found.name, not ties, detail="; ".join(ties)))
-        differing = [m for m in plan.moves if not _same(m.make(), other[m.target].numpy())] if not plan.refused else []
-        names = ", ".join(move.target for move in differing[:4]) + (", ..." if len(differing) > 4 else "")
-        found.checks.append(Check("", "values", found.name, not differing, detail=names))
-        hints = (of_values(move.make(), other[move.target].numpy(), move) for move in differing)
+        training = other.task.steps > 0
+        options = [text for text in plan.options if training or not text.endswith("when it trains")]
+        differing = [m for m in plan.moves if not _same(m.make(), theirs.read(m.target))] if not plan.refused else []
+        for what, items in (
+            ("structure", wrong),
+            ("options", options),
+            ("ties", [*plan.ties, *_untied(plan, mine, theirs)]),
+            ("values", [move.target for move in differing]),
+        ):
+            more = "; ..." if len(items) > SHOWN else ""
+            detail = "; ".join(items[:SHOWN]) + more
+            found.checks.append(Check("", what, found.name, not items, detail=detail, items=tuple(items)))
+        if self.histograms:
+            found.histograms += [
+                _histogram(move, "value", move.make(), theirs.read(move.target)) for move in plan.moves
+            ]
+        hints = (of_values(move.make(), theirs.read(move.target), move) for move in differing)
         found.hints += [hint for hint in hints if hint]
 
-    def _outputs(self, found: Pair, other: Model, stack: ExitStack | None) -> str:
-        """Run both, in float64 where there is a stack and they can; the dtype they ran in, and are in until that one is
-        closed."""
-        widened = any(net.dtype != "float64" for net in (self.net, other))
-        dtype = "float32" if stack is None else _widen(stack, self.net, other)
+    def _passes(self, found: Pair, plan: Plan, other: Subject) -> None:
+        """Outputs and layers: in float64 where both can be run in it, and then the outputs in their own dtype too."""
+        wide = all("float64" in each.dtypes for each in (self.reference, other))
         try:
-            mine, theirs = (self._run(net, dtype) for net in (self.net, other))
-        except MultiparamError:
-            raise
-        except Exception as error:
-            if stack is not None and widened and dtype == "float64":
-                stack.close()  # a part of it insists on float32, as the state of flax' recurrent cells does
-                return self._outputs(found, other, None)
-            raise InvalidArgument(f"A model does not run on these inputs: {type(error).__name__}: {error}") from error
-        self._check(found, "outputs", "output", dtype, _worst(mine, theirs, dtype))
-        return dtype
+            self._follow(found, plan, other, "float64" if wide else "")
+        except NotInFloat64:
+            return self._passes(found, plan, other)  # it is no longer among the dtypes
+        if wide and self._coarse(other) != "float64":
+            truth, _ = self._kept["float64"]
+            far = _worst(truth, other.run(other.own), other.own)
+            self._check(found, "outputs", "numeric", other.own, far)
 
-    def _run(self, net: Model, dtype: str) -> list[np.ndarray]:
-        output = net(*self._given(net, dtype))
-        return [transferring.turned(net, array, back=True) for array in transferring.arrays_of(output)]
-
-    def _given(self, net: Model, dtype: str) -> tuple[Any, ...]:
-        arrays = transferring.given(self.net, net, self.inputs)
-        cast = (a.astype(dtype, copy=False) if a.dtype.kind == "f" else a for a in arrays)
-        return tuple(net.adapter.from_numpy(array) for array in cast)
-
-    def _layers(self, found: Pair, other: Model, dtype: str) -> None:
-        mine, theirs = (net._host.activations(self._given(net, dtype)) for net in (self.net, other))
-        to = dict(found.plan.layers)
-        turns = {paths.split(move.target)[0]: move.turn for move in found.plan.moves if move.turn is not None}
-        seen: dict[str, list[Activation]] = {}
-        for call in theirs:
-            seen.setdefault(call.layer, []).append(call)
-        before: tuple[Activation, Activation] | None = None
-        for call in mine:
-            name = to.get(call.layer)
-            if name is None or not seen.get(name):
-                continue
-            twin = seen[name].pop(0)
-            layer = Layer(call.layer, name, _apart(call.inputs, twin.inputs, dtype, turns.get(name)),
-                          _apart(call.output, twin.output, dtype))  # fmt: skip
-            found.layers.append(layer)
-            if not found.parted:
-                self._part(found, layer, before, (call, twin), turns.get(name))
-            before = call, twin
-        outputs = next(check for check in found.checks if check.check == "outputs")
-        if not outputs.agrees and not found.parted:
-            last = f"after layer {_both(found.layers[-1])}, whose output agrees" if found.layers else "somewhere"
-            found.parted = last
-        far = max((layer.output for layer in found.layers), default=0.0)
-        self._check(found, f"{len(found.layers)} layers on the way", "layer", dtype, far)
-
-    def _part(self, found: Pair, layer: Layer, before: Any, calls: tuple[Activation, Activation], turn: Any) -> None:
-        bound = self.bounds["layer"]
-        if layer.output <= bound:  # its inputs may still be cut otherwise, as where padding is a layer of its own
+    def _follow(self, found: Pair, plan: Plan, other: Subject, wide: str) -> None:
+        dtype = wide or self._coarse(other)
+        at = wide or self.reference.own
+        if at not in self._kept:
+            self._kept[at] = self.reference.kept(at)
+        outputs, kept = self._kept[at]
+        turns = {paths.split(move.target)[0]: move.turn for move in plan.moves if move.turn is not None}
+        follower = Follower(kept, dict(plan.layers), dtype, self.bounds["layer"], turns)
+        theirs = other.run(wide or other.own, follower.see)
+        self._check(found, "outputs", "output", dtype, _worst(outputs, theirs, dtype))
+        parting = follower.parting(found.checks[-1].agrees)
+        layers = found.layers[""] = follower.layers()
+        self._check(found, f"{len(layers)} layers on the way", "layer", dtype, follower.farthest())
+        found.dtype = dtype
+        if parting is None:
             return
-        if layer.inputs > bound:
-            since = f"between layers {_both(found.layers[-2])} and" if before else "before layer"
-            found.parted = f"{since} {_both(layer)}, whose inputs are {layer.inputs:.3g} eps apart"
-            if before and turn is None:
-                found.hints += between(before[0], before[1], calls[0], calls[1])
-        else:
-            found.parted = (
-                f"at layer {_both(layer)}: its inputs agree ({layer.inputs:.3g} eps) and its output does not "
-                f"({layer.output:.3g} eps)"
-            )
-            found.hints += [text for text in found.plan.options if text.startswith(f"{layer.name or 'the model'}: ")]
+        found.parted = parting.where
+        found.hints += parting.hints
+        if parting.index is not None:
+            found.first[""] = parting.index
+        if parting.at and parting.index is not None:
+            name = layers[parting.index].name or "the model"
+            found.hints += [text for text in plan.options if text.startswith(f"{name}: ")]
 
-    def _gradients(self, found: Pair, other: Model) -> None:
-        if found.plan.missing or found.plan.refused:
+    def _gradients(self, found: Pair, plan: Plan, other: Subject) -> None:
+        try:
+            mine, theirs = self._grads, other.grads()
+        except Unsupported as error:
+            found.checks.append(Check("", "gradients", found.name, True, expected=str(error)))
             return
-        worst, where = _farthest(found.plan.moves, self._grads(self.net), self._grads(other))
-        self._check(found, "gradients", "gradient", "float32", worst, where)
-
-    def _grads(self, net: Model) -> dict[str, np.ndarray]:
-        objective = self.objective or _mean_square
-        step = net.value_and_grad(objective, train=False)
-        _, grads = step(*transferring.given(self.net, net, self.inputs), *self.targets)
-        return {name: np.array(to_numpy(grad)) for name, grad in grads.items()}
-
-    def _training(self, found: Pair, other: Model) -> None:
-        """The same steps of both from where they are, after which they are as they were."""
-        worst, where = _farthest(found.plan.moves, self._trained(self.net), self._trained(other))
-        what = f"{self.steps} steps of {self.training[0]}"
-        self._check(found, what, "training", "float32", worst, where)
-
-    def _trained(self, net: Model) -> dict[str, np.ndarray]:
-        start = net.state_dict()
-        name, lr = self.training
-        step, optimizer = net.value_and_grad(self.objective or _mean_square), net.optimizer(name, lr=lr)
-        batch = (*transferring.given(self.net, net, self.inputs), *self.targets)
-        for _ in range(self.steps):
-            step(*batch)
-            optimizer.step()
-        end = net.state_dict()
-        net.load_state_dict(start)
-        return end
+        far, where = _farthest(plan.moves, mine, theirs, self._coarse(other))
+        self._check(found, "gradients", "gradient", self._coarse(other), far, where)
+        if self.histograms:
+            found.histograms += [_histogram(move, "gradient", *both) for move, *both in _both(plan.moves, mine, theirs)]
 
 
-def _mean_square(net: Model, *inputs: Any) -> Any:
-    """An objective for models that come with none: the mean of the squared outputs, the first where there are more."""
-    output = net(*inputs)
-    while isinstance(output, (list, tuple, Mapping)):
-        output = next(iter(output.values() if isinstance(output, Mapping) else output))
-    if not hasattr(output, "shape"):
-        raise ShapeError("The model's output is no array: give an objective.")
-    return net.adapter.mse(output, output * 0)
-
-
-def _widen(stack: ExitStack, *nets: Model) -> str:
-    """Put the models into float64 where all can; the dtype they are in then."""
-    if all(net.dtype == "float64" for net in nets):
-        return "float64"
-    contexts = [None if net.dtype == "float64" else net._host.in_float64() for net in nets]
-    if any(context is None and net.dtype != "float64" for context, net in zip(contexts, nets, strict=True)):
-        return "float32"
-    for context in contexts:
-        if context is not None:
-            stack.enter_context(context)
-    return "float64"
+SHOWN = 4  # of the differences of one check
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.array_equal(a.astype(b.dtype, copy=False), b, equal_nan=True)
 
 
-def _farthest(
-    moves: Sequence[Move], mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
-) -> tuple[float, str]:
-    """The target whose gradient, or trained value, is farthest from that of its sources, and how far in float32's eps;
-    of those that both sides have."""
-    worst, where = 0.0, ""
+def _both(moves: Sequence[Move], mine: Arrays, theirs: Arrays) -> Iterator[tuple[Move, np.ndarray, np.ndarray]]:
+    """Each move's gradient, or trained value, as its sources make it and as its target has it; of those that both
+    sides have."""
     for move in moves:
         known = move.sources and move.target in theirs and all(name in mine for name in move.sources)
         if known and move.gradient is not None:
-            expected = move.gradient(*(mine[name] for name in move.sources))
-            worst, where = max((worst, where), (distance(theirs[move.target], expected, "float32"), move.target))
-    return worst, where
+            yield move, move.gradient(*(mine[name] for name in move.sources)), theirs[move.target]
+
+
+def _farthest(moves: Sequence[Move], mine: Arrays, theirs: Arrays, dtype: str) -> tuple[float, str]:
+    """The target that is farthest from what its sources make, and how far."""
+    far = ((distance(there, here, dtype), move.target) for move, here, there in _both(moves, mine, theirs))
+    return max(far, default=(0.0, ""))
 
 
 def _worst(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], dtype: str) -> float:
@@ -329,28 +411,23 @@ def _worst(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], dtype: str)
     return max((distance(b, a, dtype) for a, b in zip(mine, theirs, strict=True)), default=0.0)
 
 
-def _apart(mine: Any, theirs: Any, dtype: str, turn: Callable[[np.ndarray], np.ndarray] | None = None) -> float:
-    """How far two layers' inputs or outputs are apart, whichever axis has their channels."""
-    pairs = [
-        (a if turn is None or a.ndim != 2 else turn(a), b)
-        for a, b in zip(transferring.arrays_of(mine), transferring.arrays_of(theirs), strict=False)
-        if a.dtype.kind == "f"
-    ]
-    return max((min(distance(each, a, dtype) for each in transferring.orders(b)) for a, b in pairs), default=0.0)
+def _histogram(move: Move, what: str, mine: np.ndarray, theirs: np.ndarray) -> Histogram:
+    both = [array[np.isfinite(array)].astype(np.float64) for array in (mine, theirs)]
+    low = min((float(array.min()) for array in both if array.size), default=0.0)
+    high = max((float(array.max()) for array in both if array.size), default=0.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts = [np.histogram(array, BINS, (low, high))[0].tolist() for array in both]
+    return Histogram(move.target, " + ".join(move.sources), what, low, high, *counts)
 
 
-def _both(layer: Layer) -> str:
-    name = layer.reference or "the model"
-    return name if layer.name == layer.reference else f"{name} -> {layer.name or 'the model'}"
-
-
-def _untied(plan: Plan, mine: Model, other: Model) -> list[str]:
+def _untied(plan: Plan, mine: Side, theirs: Side) -> list[str]:
     """Ties of the other model that the reference has not."""
-    of = {move.target: move.sources[:1] for move in plan.moves}
+    of = {move.target: move.sources[0] for move in plan.moves if move.sources}
+    tied = {name for names in mine.ties() for name in names}
     notes = []
-    for names in other.ties():
-        sources = {mine[source].names for name in names if name in of for source in of[name]}
-        reference = [tie for tie in mine.ties() if set(tie) & {name for each in sources for name in each}]
-        if sources and not reference:
+    for names in theirs.ties():
+        sources = {of[name] for name in names if name in of}
+        if sources and not sources & tied:
             notes.append(f"{' and '.join(names)} are tied here, not there")
     return notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from multiparam.layouts import BOOKKEEPING
 from multiparam.model import Model, build, to_numpy
 
+from .calls import Call, Kept, chosen
 from .zoo import Entry
 
 Arrays = dict[str, np.ndarray]
@@ -18,7 +19,7 @@ LEARNING_RATES: Mapping[str, float] = {"sgd": 0.05, "momentum": 0.01, "adam": 0.
 
 @dataclass
 class Run:
-    """One model in one backend and one dtype."""
+    """One network in one backend and one dtype. ``label`` is its column's name where several files have the backend."""
 
     backend: str
     dtype: str
@@ -32,19 +33,40 @@ class Run:
     trained: dict[str, Arrays] = field(default_factory=dict)
     buffers: dict[str, Arrays] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    network: str = ""
+    version: str = ""
+    label: str = ""
+    source: str = ""
+
+    @property
+    def column(self) -> str:
+        """What it is called in a table."""
+        return self.label or self.backend
 
 
 def record(
-    entry: Entry, backend: str, dtype: str, *, steps: int, seed: int, tick: Callable[[], None] = lambda: None
+    entry: Entry,
+    backend: str,
+    dtype: str,
+    *,
+    steps: int,
+    seed: int,
+    layers: Sequence[str] = (),
+    tick: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Build a model of the zoo, look at everything, then train it once with each optimizer from the same start."""
+    """Build a model of the zoo, look at everything, then train it once with each optimizer from the same start.
+
+    Of what layers give, that of those which one of the globs ``layers`` fits is kept; of all, where there are none.
+    """
     batches = entry.batches(max(steps, 1))
     x, y = batches[0]
     net = build(entry.spec(), x, backend=backend, seed=seed, dtype=dtype)
     parameters = net.parameters()
     step = net.value_and_grad(entry.objective)
     start = net.state_dict()
-    output = np.array(to_numpy(net(x)))
+    calls = Kept()
+    output = np.array(to_numpy(net._host.activations((net.native_array(x),), chosen(layers, calls.add))))
     _, grads = step(x, y)
     run = Run(
         backend,
@@ -57,6 +79,7 @@ def record(
         output=output,
         grads={name: np.array(to_numpy(grad)) for name, grad in grads.items()},
         unsupported=net.adapter.unsupported,
+        calls=list(calls),
     )
     tick()
     for name, lr in LEARNING_RATES.items() if steps else ():

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..files import written_whole
-from .judge import BOUNDS, Check, plain
+from ..terminal import console_for
+from .judge import Check
+from .models import Comparison
 
 METHOD = """\
 structure: names, shapes and layer kinds are equal. initial values: equal bit for bit. sgd, momentum, adam: the
@@ -21,8 +17,9 @@ Distances: max|a - b| / max|b| of the worst array, in eps of float64 (f64) or fl
 the reference (ref.)."""
 
 
-def show(console: Console, checks: Sequence[Check], backends: Sequence[str], steps: int) -> None:
-    """The table: a row per model, check and dtype; a column per backend. The first backend is the reference."""
+def show(console: Console, found: Comparison, steps: int) -> None:
+    """The table: a row per network, check and dtype; a column per backend. The first backend is the reference."""
+    checks, backends = found.checks, list(found.models)
     table = Table(
         title="multiparam compare",
         title_justify="left",
@@ -34,10 +31,10 @@ def show(console: Console, checks: Sequence[Check], backends: Sequence[str], ste
     for column in ("model", "check", ""):
         table.add_column(column, no_wrap=True)
     for column in (*backends, "bound"):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column.replace("@", "\n@"), justify="right", no_wrap=True)
     rows: dict[tuple[str, str, str], dict[str, Check]] = {}
     for check in checks:
-        rows.setdefault((check.model, check.check, check.dtype), {})[check.backend] = check
+        rows.setdefault((check.network, check.check, check.dtype), {})[check.backend] = check
     order = list(dict.fromkeys((model, name) for model, name, _ in rows))
     notes: dict[str, str] = {}
     before = None
@@ -55,7 +52,7 @@ def show(console: Console, checks: Sequence[Check], backends: Sequence[str], ste
             "" if bound is None else f"{bound:g}",
         )
         before = model
-    console.print(table)
+    console_for(table).print(table)
     console.print(METHOD.format(steps=steps, reference=backends[0]), style="dim", highlight=False, soft_wrap=True)
     for reason, mark in notes.items():
         console.print(f"{mark} Not judged. {reason}", style="dim", highlight=False, markup=False, soft_wrap=True)
@@ -68,35 +65,25 @@ def _cell(check: Check | None, notes: dict[str, str]) -> str:
     number = "" if far is None else f"{far:.2g} " if far < 10 else f"{far:.0f} " if far < 1e5 else "far "
     if not check.agrees:
         return f"[red]{number}✗[/]"
-    if check.detail.startswith("declared: "):
-        mark = notes.setdefault(check.detail.removeprefix("declared: "), "*" * (len(notes) + 1))
+    if check.expected:
+        mark = notes.setdefault(check.expected, "*" * (len(notes) + 1))
         return f"[yellow]{number}{mark}[/]"
     return f"[green]{number}✓[/]" if number else "[green]✓[/]"
 
 
-def verdict(checks: Sequence[Check], backends: Mapping[str, str]) -> list[str]:
-    """One line when all agree; else one for each disagreement, naming model, check, backend and parameter."""
+def verdict(found: Comparison) -> list[str]:
+    """One line when all agree; else one for each disagreement, naming network, check, backend and parameter, and one
+    for where each backend parts first."""
+    checks = found.checks
     wrong = [check for check in checks if not check.agrees]
-    named = ", ".join(f"{name} {version}" for name, version in backends.items())
-    models = len({check.model for check in checks})
+    named = ", ".join(f"{name} {said['version']}" for name, said in found.models.items())
+    models = len({check.network for check in checks})
     if not wrong:
         return [f"All agree: {len(checks)} checks on {models} models with {named}."]
     lines = [f"{len(wrong)} of {len(checks)} checks disagree ({named}):"]
     for check in wrong:
         far = "" if check.distance is None else f" is {check.distance:.3g} eps away (bound {check.bound:g})"
         what = " ".join(filter(None, (check.check, check.dtype)))
-        lines.append(f"  {check.model}, {what}, {check.backend}: {check.detail}{far}")
+        lines.append(f"  {check.network}, {what}, {check.backend}: {check.detail}{far}")
+    lines += [f"  {pair.name} parts first {pair.parted}" for pair in found.pairs if pair.parted]
     return lines
-
-
-def write_json(path: Path, checks: Sequence[Check], backends: Mapping[str, str], options: Mapping[str, Any]) -> None:
-    """The same as data; the file appears whole or not at all."""
-    content = {
-        "format": "multiparam-compare-1",
-        "agree": all(check.agrees for check in checks),
-        "backends": dict(backends),
-        "options": dict(options),
-        "bounds_eps": dict(BOUNDS),
-        "checks": [vars(check) | {"distance": plain(check.distance)} for check in checks],
-    }
-    written_whole(path, json.dumps(content, indent=1) + "\n")

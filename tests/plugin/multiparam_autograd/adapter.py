@@ -140,13 +140,11 @@ class TinynetHost(Host):
         made = {"sgd": tinynet.SGD, "momentum": tinynet.Momentum, "adam": tinynet.Adam}[name]
         return Optimizer(made([storage.native for storage in storages], **options))
 
-    def activations(self, inputs: tuple[Any, ...]) -> list[Activation]:
+    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
         wanted = {slot.path[:-1] for slot in self.slots()}
-        found: list[Activation] = []
         names = Names((paths.text(path), layer) for path, layer in layers(self.native, ()) if path in wanted)
-        with watched(names, found):
-            self.call(inputs, {}, False)
-        return found
+        with watched(names, see):
+            return self.call(inputs, {}, False)
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.home)
