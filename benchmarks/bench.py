@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -404,6 +405,25 @@ def memory(backend: str) -> Iterator[Row]:
     )
 
 
+def comparison() -> Iterator[Row]:
+    """mp.compare over one forward and backward pass of both models, each in a process of its own."""
+
+    def run(what: str) -> tuple[float, float]:
+        command = [sys.executable, str(Path(__file__).with_name("large.py")), what]
+        seconds, peak = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()[-2:]
+        return float(seconds), float(peak)
+
+    (native, room), (mine, needed) = run("native"), run("compare")
+    yield (
+        "torch, jax",
+        "compare two 124 M-parameter models, over a forward and backward pass of both",
+        native,
+        mine,
+        3.0,
+    )
+    yield "torch, jax", "its peak memory, over theirs, in GB (as seconds)", room / 1e9, needed / 1e9, None
+
+
 def imports() -> Iterator[Row]:
     def seconds(code: str) -> float:
         script = f"import time; s = time.perf_counter(); {code}; print(time.perf_counter() - s)"
@@ -430,6 +450,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column in ("backend", "what") else "right")
     with quiet() as stderr:
         rows = [*imports(), *(files() if not asked or "torch" in asked else ())]
+        rows += comparison() if {"torch", "jax"} <= set(names) else ()
         for name in names:
             for measure in (access, listing, step, init, transfers, memory):
                 print(f"{name}: {measure.__name__}", file=stderr, flush=True)
