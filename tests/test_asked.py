@@ -175,6 +175,7 @@ GLOB = 'it takes a glob of layers\' names, such as "b*".'
 GLOBS = 'it takes a list of globs, such as ["b*", "head"].'
 TABLES = "it takes tables, each under a line [[expected]]."
 ITEM = "it takes a table under a line [[expected]]."
+LARGE = "re:a{99999999999}"
 RULES = "it takes a table of patterns and new names, or a path of a TOML or JSON file with one."
 NEW = "it takes a new name, or false to leave the parameter out; a pattern with dots or * is written in quotes."
 OPEN = "rules.\"re:(\": The rule 're:(' is no regular expression: missing ), unterminated subpattern at position 0"
@@ -248,7 +249,7 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         [
             OPEN,
             "rules.\"a.*\": The rule 'a.*' -> '*.*' has more * in the new name than in the pattern.",
-            'rules."re:a{99999999999}": the repetition number is too large',
+            f'rules."{LARGE}": The rule {LARGE!r} is no regular expression: the repetition number is too large',
         ],
     ),
     "expected as one table": (TWO + "[expected]\ncheck = 'ties'\n", [f"expected is a table of 1; {TABLES}"]),

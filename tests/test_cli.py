@@ -402,8 +402,11 @@ def test_declared_statistics_are_shown_but_not_judged() -> None:
     assert [(check.check, check.backend, check.bound) for check in declared] == [("statistics", "two", None)]
 
 
+VERSIONS = {"one": "1.0", "two": "2.0"}
+
+
 def test_the_verdict_names_model_check_backend_parameter_and_distance() -> None:
-    found = [replace(run, network="net", version=f"{run.backend[0]}.0") for run in runs(grads=NUMBERS)]
+    found = [replace(run, network="net", version=VERSIONS[run.backend]) for run in runs(grads=NUMBERS)]
     lines = verdict(judge_networks(found, {}))
     assert re.fullmatch(r"1 of \d+ checks disagree \(one 1\.0, two 2\.0\):", lines[0])
     assert re.fullmatch(r"  net, gradients float32, two: 0\.weight is \S+ eps away \(bound 256\)", lines[1])

@@ -204,3 +204,107 @@ def torch_language(mistake: str = "") -> mp.Model:
 
 def linen_language(mistake: str = "") -> mp.Model:
     return mp.wrap(LinenLanguage(mistake), TOKENS)
+
+
+# -- a residual network: a stem, a block, a block that halves, a norm of groups, and a linear layer
+
+
+class TorchBatchNorm(nn.BatchNorm2d):
+    """Somebody wanted the batch's statistics, always."""
+
+    def forward(self, x: Any) -> Any:
+        return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+
+class TorchBlock(nn.Module):
+    def __init__(self, channels: int, width: int, stride: int, mistake: str) -> None:
+        super().__init__()
+        self.mistake = mistake
+        strides = (1, stride) if mistake == "stride" else (stride, 1)
+        dilation = 2 if mistake == "dilation" and stride == 1 else 1
+        self.conv1 = nn.Conv2d(channels, width, 3, strides[0], 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, strides[1], dilation, dilation, bias=False)
+        self.norm2 = (TorchBatchNorm if mistake == "train mode" else nn.BatchNorm2d)(width)
+        if stride > 1:
+            self.shortcut, self.norm3 = nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: Any) -> Any:
+        y = self.conv1(x)
+        y = self.norm1(F.relu(y)) if self.mistake == "order" else F.relu(self.norm1(y))
+        y = self.norm2(self.conv2(y))
+        if self.mistake == "residual":
+            return F.relu(y)
+        if hasattr(self, "shortcut"):
+            x = self.norm3(self.shortcut(x))
+        return F.relu(y) + x if self.mistake == "order of relu" else F.relu(y + x)
+
+
+class TorchResidual(nn.Module):
+    def __init__(self, mistake: str = "") -> None:
+        super().__init__()
+        self.mistake = mistake
+        self.stem = nn.Conv2d(3, 8, 3, 2, 0 if mistake == "padding" else 1, bias=False)
+        self.norm = nn.BatchNorm2d(8, eps=1e-3 if mistake == "eps" else 1e-5)
+        self.block1, self.block2 = TorchBlock(8, 8, 1, mistake), TorchBlock(8, 16, 2, mistake)
+        self.last = nn.GroupNorm(2 if mistake == "groups" else 4, 16)
+        self.out = nn.Linear(16 * 4 * 4, 5, bias=mistake != "no bias")
+
+    def forward(self, x: Any) -> Any:
+        if self.mistake == "padding":
+            x = F.pad(x, (0, 1, 0, 1))  # as TensorFlow's "same"
+        x = self.norm(self.stem(x))
+        x = F.leaky_relu(x) if self.mistake == "activation" else F.relu(x)
+        x = self.last(self.block2(self.block1(x)))
+        if self.mistake == "flatten":
+            x = x.permute(0, 2, 3, 1)
+        return self.out(F.dropout(x.flatten(1), 0.5, self.training or self.mistake == "dropout"))
+
+
+def keras_block(x: Any, name: str, width: int, stride: int, mistake: str) -> Any:
+    layers = keras.layers
+
+    def conv(x: Any, what: str, size: int, stride: int = 1, dilation: int = 1) -> Any:
+        x = layers.ZeroPadding2D(1)(x) if stride > 1 and size > 1 else x
+        padding = "valid" if stride > 1 else "same"
+        return layers.Conv2D(
+            width, size, stride, padding, dilation_rate=dilation, use_bias=False, name=f"{name}_{what}"
+        )(x)
+
+    def norm(x: Any, what: str, **options: Any) -> Any:
+        return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_{what}")(x, **options)
+
+    first, second = (1, stride) if mistake == "stride" else (stride, 1)
+    y = conv(x, "conv1", 3, first)
+    y = norm(layers.ReLU()(y), "norm1") if mistake == "order" else layers.ReLU()(norm(y, "norm1"))
+    y = conv(y, "conv2", 3, second, 2 if mistake == "dilation" and stride == 1 else 1)
+    y = norm(y, "norm2", **({"training": True} if mistake == "train mode" else {}))
+    if mistake == "residual":
+        return layers.ReLU()(y)
+    if stride > 1:
+        x = norm(conv(x, "shortcut", 1, stride), "norm3")
+    return layers.Add()([layers.ReLU()(y), x]) if mistake == "order of relu" else layers.ReLU()(layers.Add()([y, x]))
+
+
+def keras_residual(mistake: str = "") -> mp.Model:
+    layers = keras.layers
+    x = image = keras.Input((16, 16, 3))
+    x = x if mistake == "padding" else layers.ZeroPadding2D(1)(x)
+    x = layers.Conv2D(8, 3, 2, "same" if mistake == "padding" else "valid", use_bias=False, name="stem")(x)
+    momentum = 0.99 if mistake == "momentum" else 0.9
+    x = layers.BatchNormalization(epsilon=1e-3 if mistake == "eps" else 1e-5, momentum=momentum, name="norm")(x)
+    x = layers.LeakyReLU(negative_slope=0.01)(x) if mistake == "activation" else layers.ReLU()(x)
+    x = keras_block(x, "block1", 8, 1, mistake)
+    x = keras_block(x, "block2", 16, 2, mistake)
+    x = layers.GroupNormalization(2 if mistake == "groups" else 4, epsilon=1e-5, name="last")(x)
+    if mistake == "flatten":
+        x = layers.Permute((3, 1, 2))(x)
+    x = layers.Flatten()(x)
+    x = layers.Dropout(0.5)(x, training=True) if mistake == "dropout" else layers.Dropout(0.5)(x)
+    return mp.wrap(keras.Model(image, layers.Dense(5, use_bias=mistake != "no bias", name="out")(x)))
+
+
+def torch_residual(mistake: str = "") -> mp.Model:
+    torch.manual_seed(0)
+    native = TorchResidual(mistake)
+    return mp.wrap(native)

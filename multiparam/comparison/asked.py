@@ -258,7 +258,7 @@ def _wrong_rules(rules: Any) -> Iterator[str]:
             continue
         try:
             renamer({old: _new(new)})
-        except (InvalidArgument, OverflowError) as error:
+        except InvalidArgument as error:
             yield f"{_place('rules', old)}: {error}"
 
 
