@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Optional
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import checking, commands, comparing, converting, registry
-from .errors import BackendMissing, MultiparamError
+from .errors import BackendMissing
 from .terminal import quiet, refuse, said
 
 app = typer.Typer(
@@ -162,16 +163,16 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
 
 
 def main() -> None:
-    """The entry point: errors of ours are said in one line."""
+    """The entry point: errors of ours are said in a sentence, others are shown whole; 1 is only for what disagrees."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        app()
-    except BackendMissing as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        with said():
+            app()
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except Exception:
+        traceback.print_exc()
         sys.exit(3)
-    except MultiparamError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,10 @@ class InvalidArgument(MultiparamError, ValueError):
     """An option, a name or a combination that has no meaning."""
 
 
+class DoesNotRun(InvalidArgument, RuntimeError):
+    """A model or an objective that raises on what it is given."""
+
+
 class WrongType(MultiparamError, TypeError):
     """An object of a type that cannot stand there."""
 

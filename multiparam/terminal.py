@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .errors import InvalidArgument, MultiparamError, MultiparamWarning, ParameterNotFound
+from .errors import DoesNotRun, InvalidArgument, MultiparamError, MultiparamWarning, ParameterNotFound
 
 
 @contextmanager
@@ -49,12 +49,10 @@ def said() -> Iterator[None]:
     """Errors of ours, and of the disk, in a sentence: exit code 2 for an argument that has no meaning, else 3."""
     try:
         yield
-    except (InvalidArgument, ParameterNotFound) as error:
-        complain(str(error))
-        raise typer.Exit(2) from None
     except MultiparamError as error:
         complain(str(error))
-        raise typer.Exit(3) from None
+        usage = isinstance(error, (InvalidArgument, ParameterNotFound)) and not isinstance(error, DoesNotRun)
+        raise typer.Exit(2 if usage else 3) from None
     except OSError as error:
         complain(f"{error.strerror or type(error).__name__}: {error.filename or error}")
         raise typer.Exit(3) from None

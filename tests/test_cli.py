@@ -128,6 +128,18 @@ def test_a_backend_that_is_not_installed_exits_with_3_and_its_pip_line(
     assert 'pip install "multiparam[torch]"' in re.sub(r"\s+", " ", capsys.readouterr().err)
 
 
+def test_what_nobody_foresaw_is_shown_and_exits_with_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 3 and "out of memory" in capsys.readouterr().err
+
+
 # -- compare
 
 LOOKED_AT = {"structure", "ties", "initial values", "output", "gradients"}

@@ -285,6 +285,9 @@ def make(eps=1e-5):
 
 def other():
     return make(1e-3)
+
+def broken(net, x, y):
+    raise KeyError("weather")
 """
 
 
@@ -303,6 +306,8 @@ def test_models_on_the_command_line(folder: Path) -> None:
         return found.exit_code, found.output
 
     given = ["--inputs", "x.npz", "--objective", "mse"]
+    two = ["recorded_nets.py:make", "recorded_nets.py:other"]
+    np.savez("wide.npz", np.ones((2, 9), "float32"))
     code, text = said("record", "one=recorded_nets.py:make", *given, "--output", "one.safetensors", "--steps", "2")
     assert code == 0, text
     assert said("record", "recorded_nets.py:other", *given, "--output", "two.safetensors", "--steps", "2")[0] == 0
@@ -324,6 +329,9 @@ def test_models_on_the_command_line(folder: Path) -> None:
         (["compare", "one.safetensors", "gone.safetensors"], 3, "gone.safetensors"),
         (["compare", "one.safetensors", "two.safetensors", "--seed", "1"], 2, "networks built in"),
         (["compare", "--against", "one.safetensors"], 2, "two models"),
+        (["record", "recorded_nets.py:make", "--inputs", "wide.npz"], 3, "make does not run on these inputs"),
+        (["compare", *two, *given[:2], "--objective", "recorded_nets.py:broken"], 3, "broken cannot be taken in make"),
+        (["compare", *two, *given[:2], "--objective", "recorded_nets.py:gone"], 3, "has no 'gone'"),
     ):
         code, text = said(*line)
         assert code == wanted and what in text.replace("\n", " "), (line, code, text)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import plans, registry, transferring
 from ..distances import EPS
-from ..errors import InvalidArgument, MultiparamError, ShapeError, Unsupported
+from ..errors import DoesNotRun, InvalidArgument, MultiparamError, ShapeError, Unsupported
 from ..model import Model, to_numpy
 from ..plans import Side
 from .calls import Call, Kept, chosen
@@ -144,30 +144,25 @@ class Live(Subject):
         self.dtypes = ("float64", own) if wide else (own,)
 
     def run(self, dtype: str, see: See | None = None) -> list[np.ndarray]:
-        net = self.net
+        net, order = self.net, self.side.order
         with ExitStack() as stack:
             if dtype != self.own:
                 widened = net._host.in_float64()
                 assert widened is not None  # it is among the dtypes
                 stack.enter_context(widened)
             try:
-                inputs = self._inputs(dtype)
-                if see is None:
-                    output = net(*inputs)
-                else:
-                    output = net._host.activations(inputs, chosen(self.task.layers, see))
-                return [
-                    np.array(transferring.turned(self.side.order, a, back=True)) for a in transferring.arrays_of(output)
-                ]
-            except MultiparamError:
-                raise
-            except Exception as error:
-                if dtype != self.own:
-                    self.dtypes = (self.own,)  # a part insists on float32, as the state of flax' recurrent cells does
-                    raise NotInFloat64 from error
-                raise InvalidArgument(
-                    f"{self.name} does not run on these inputs: {type(error).__name__}: {error}"
-                ) from error
+                with _said(f"{self.name} does not run on these inputs"):
+                    inputs = self._inputs(dtype)
+                    if see is None:
+                        output = net(*inputs)
+                    else:
+                        output = net._host.activations(inputs, chosen(self.task.layers, see))
+                    return [np.array(transferring.turned(order, a, back=True)) for a in transferring.arrays_of(output)]
+            except DoesNotRun as error:
+                if dtype == self.own:
+                    raise
+                self.dtypes = (self.own,)  # a part insists on float32, as the state of flax' recurrent cells does
+                raise NotInFloat64 from error
 
     def weights(self) -> Model:
         return self.net
@@ -183,26 +178,37 @@ class Live(Subject):
 
     def grads(self) -> Arrays:
         step = self.net.value_and_grad(self.task.objective or mean_square, train=False)
-        _, grads = step(*self._batch())
-        return {name: np.array(to_numpy(grad)) for name, grad in grads.items()}
+        with _said(f"The gradient of {self.task.name or 'the outputs'} cannot be taken in {self.name}"):
+            _, grads = step(*self._batch())
+            return {name: np.array(to_numpy(grad)) for name, grad in grads.items()}
 
     def trained(self) -> Arrays:
         if not self.task.steps:
             return {}
         net, task = self.net, self.task
         start = net.state_dict()
-        step, optimizer = (
-            net.value_and_grad(task.objective or mean_square),
-            net.optimizer(task.optimizer, lr=task.lr),
-        )
+        step = net.value_and_grad(task.objective or mean_square)
+        optimizer = net.optimizer(task.optimizer, lr=task.lr)
         batch = self._batch()
         try:
-            for _ in range(task.steps):
-                step(*batch)
-                optimizer.step()
-            return net.state_dict()
+            with _said(f"{self.name} cannot be trained"):
+                for _ in range(task.steps):
+                    step(*batch)
+                    optimizer.step()
+                return net.state_dict()
         finally:
             net.load_state_dict(start)
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """What a model or an objective raises, as an error of ours; those of ours stay as they are."""
+    try:
+        yield
+    except MultiparamError:
+        raise
+    except Exception as error:
+        raise DoesNotRun(f"{what}: {type(error).__name__}: {error}") from error
 
 
 class NotInFloat64(Exception):
