@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_files import equal
 from test_imports import python
-from test_property import examples
 
 import multiparam as mp
 from multiparam import errors, tensorfile
+from multiparam.testing.architectures import examples
 
 OLD = {"a": np.arange(6, dtype="float32").reshape(2, 3), "b.bias": np.zeros(4), "c": np.array([True, False, True])}
 NEW = {name: a + a for name, a in OLD.items()}

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 import multiparam as mp
 from multiparam import nn
-from multiparam.testing.architectures import Slot, drawing, examples, philox, walk  # noqa: F401  # see test_property_ties
-from multiparam.testing.sequences import outcome  # noqa: F401
+from multiparam.testing.architectures import examples
 
 INSTALLED = [name for name, status in mp.backends().items() if status]
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="no backend is installed")

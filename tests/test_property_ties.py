@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_property import INSTALLED, Slot, drawing, examples, outcome, philox, walk
+from test_property import INSTALLED
 
 import multiparam as mp
 from multiparam import nn
+from multiparam.testing.architectures import Slot, drawing, examples, philox, walk
+from multiparam.testing.sequences import outcome
 
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="no backend is installed")
 

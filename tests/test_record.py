@@ -6,12 +6,15 @@ import importlib
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import multiparam as mp
@@ -161,12 +164,12 @@ def test_equal_arrays_are_in_it_once(tmp_path: Path) -> None:
 # -- files that are not what they should be
 
 
-def rewritten(path: Path, change: Any) -> Path:
+def rewritten(path: Path, change: Any, to: Path | None = None) -> Path:
     """A recording with another document."""
     with TensorFile(path) as file:
         document = json.loads(file.metadata[KEY])
         changed = change(document) or document
-        other = path.with_name("other.safetensors")
+        other = to or path.with_name("other.safetensors")
         arrays = {name: file[name] for name in file}
         with other.open("wb") as out:
             tensors = [Tensor(name, *spec(array), lambda array=array: array) for name, array in arrays.items()]
@@ -203,6 +206,40 @@ def test_a_document_that_is_not_right_is_said(recording: Path, change: Any, said
     broken = rewritten(recording, lambda d: change(d) and None)
     with pytest.raises(errors.FileError, match=said):
         opened("run", broken)
+
+
+def places(thing: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where everything in a document is."""
+    keys = list(thing) if isinstance(thing, dict) else list(range(len(thing))) if isinstance(thing, list) else []
+    return [place for key in keys for place in ((*path, key), *places(thing[key], (*path, key)))]
+
+
+OTHERS = [None, -1, 1.5, "", "x", [], {}, {"tensor": "task/inputs/0"}, [["a"]], True, "float64", 10**30]
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data(), st.sampled_from(["models", "networks"]))
+def test_any_other_document_is_judged_or_refused(recording: Path, data: st.DataObject, which: str) -> None:
+    def changed(document: dict[str, Any]) -> None:
+        *path, last = data.draw(st.sampled_from(places(document)))
+        at: Any = document
+        for key in path:
+            at = at[key]
+        if data.draw(st.booleans()):
+            at[last] = data.draw(st.sampled_from(OTHERS))
+        else:
+            del at[last]
+
+    source = recording if which == "models" else GOLDEN
+    with tempfile.TemporaryDirectory() as folder:
+        broken = rewritten(source, changed, Path(folder) / "other.safetensors")
+        try:
+            if which == "models":
+                as_json(mp.compare({"a": broken, "b": recording}))
+            else:
+                as_json(judge_networks(of_files([GOLDEN, broken])[0], {}))
+        except errors.MultiparamError:
+            pass
 
 
 def test_a_minor_version_and_keys_to_come_are_read(recording: Path) -> None:

@@ -20,6 +20,7 @@ from ..files import Replacement, Said, document_of
 from ..state import Source, Spec, spec
 from ..tensorfile import Tensor, TensorFile, strict_json, write
 from .calls import Call, digest
+from .record import LEARNING_RATES
 from .subjects import Live, NotInFloat64, Recorded, Task, environment
 
 KEY = "multiparam.recording"
@@ -139,10 +140,21 @@ def _check(document: dict[str, Any], file: TensorFile, path: Path) -> None:
         wrong += [f"there is no array {name!r}" for name in _mentioned(document) if name not in file]
         for name, said in document.get("models", {}).items():
             wrong += [f"{name!r} has no pass in {dtype}" for dtype in said["dtypes"] if dtype not in said["passes"]]
+        wrong += _of_networks(document.get("networks", {"runs": []}))
         if not document.get("models") and not document.get("networks", {}).get("runs"):
             wrong.append("there are no models in it")
     if wrong:
         raise FileError(f"{str(path)!r} is not as multiparam record writes it: {wrong[0]}.")
+
+
+def _of_networks(said: Mapping[str, Any]) -> Iterator[str]:
+    """What no schema can say of them."""
+    for run in said["runs"]:
+        where = f"{run['network']} in {run['backend']}"
+        if not len(run["names"]) == len(run["shapes"]) == len(run["kinds"]):
+            yield f"{where} has not as many shapes and kinds as names"
+        for what in ("trained", "buffers") if said["steps"] else ():
+            yield from (f"{where} has no {name} among {what}" for name in LEARNING_RATES if name not in run[what])
 
 
 def _mentioned(thing: Any) -> Iterator[str]:
