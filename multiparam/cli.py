@@ -49,8 +49,9 @@ app.command()(commands.inspect)
 app.command()(converting.convert)
 
 
-NPZ = "An npz file of the first one's inputs. With MODELS."
-OBJECTIVE = "mse, cross_entropy or file.py:function; the last array of the inputs is then the targets. With MODELS."
+OURS, YOURS, REPORTS = "For the networks built in", "For models of yours", "Reports"
+NPZ = "An npz file of the first one's inputs."
+OBJECTIVE = "mse, cross_entropy or file.py:function; the last array of the inputs is then the targets."
 STEPS = "Training steps; with the networks built in 100 with each optimizer, with MODELS none."
 LAYERS = "Follow only layers that fit this glob. Repeatable."
 
@@ -64,23 +65,39 @@ def compare(
             "in; or a TOML file that says all. Without any, the networks built in."
         ),
     ] = None,
-    backend: Annotated[Optional[list[str]], typer.Option(help="Compare these only. Repeatable.")] = None,
-    model: Annotated[Optional[list[str]], typer.Option(help="Only these networks built in. Repeatable.")] = None,
+    backend: Annotated[
+        Optional[list[str]], typer.Option(help="Compare these only. Repeatable.", rich_help_panel=OURS)
+    ] = None,
+    model: Annotated[
+        Optional[list[str]], typer.Option(help="Only these networks. Repeatable.", rich_help_panel=OURS)
+    ] = None,
     steps: Annotated[Optional[int], typer.Option(min=0, help=STEPS)] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of the initial values of the networks built in.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Seed of the initial values.", rich_help_panel=OURS)] = None,
     against: Annotated[Optional[Path], typer.Option(help="A recording to hold everything against.")] = None,
-    inputs: Annotated[Optional[Path], typer.Option(help=NPZ)] = None,
-    objective: Annotated[Optional[str], typer.Option(help=OBJECTIVE)] = None,
-    optimizer: Annotated[Optional[str], typer.Option(help="sgd, momentum or adam. With MODELS.")] = None,
-    lr: Annotated[Optional[float], typer.Option(help="Its learning rate. With MODELS.")] = None,
-    rules: Annotated[Optional[Path], typer.Option(help="TOML or JSON: the first model's names -> others'.")] = None,
-    sync: Annotated[Optional[str], typer.Option(help="Give the others the weights of this one first.")] = None,
-    rtol_eps: Annotated[Optional[float], typer.Option(help="One bound for all distances, in eps.")] = None,
+    inputs: Annotated[Optional[Path], typer.Option(help=NPZ, rich_help_panel=YOURS)] = None,
+    objective: Annotated[Optional[str], typer.Option(help=OBJECTIVE, rich_help_panel=YOURS)] = None,
+    optimizer: Annotated[Optional[str], typer.Option(help="sgd, momentum or adam.", rich_help_panel=YOURS)] = None,
+    lr: Annotated[Optional[float], typer.Option(help="Its learning rate.", rich_help_panel=YOURS)] = None,
+    rules: Annotated[
+        Optional[Path], typer.Option(help="TOML or JSON: the first model's names -> others'.", rich_help_panel=YOURS)
+    ] = None,
+    sync: Annotated[
+        Optional[str], typer.Option(help="Give the others the weights of this one first.", rich_help_panel=YOURS)
+    ] = None,
+    rtol_eps: Annotated[
+        Optional[float], typer.Option(help="One bound for all distances, in eps.", rich_help_panel=YOURS)
+    ] = None,
     layers: Annotated[Optional[list[str]], typer.Option(help=LAYERS)] = None,
-    json: Annotated[Optional[Path], typer.Option(help="Also write the result to this file.")] = None,
-    markdown: Annotated[Optional[Path], typer.Option(help="The same as a job's summary.")] = None,
-    junit: Annotated[Optional[Path], typer.Option(help="The same as JUnit's XML.")] = None,
-    html: Annotated[Optional[Path], typer.Option(help="The same as a page, with plots.")] = None,
+    json: Annotated[
+        Optional[Path], typer.Option(help="Also write the result to this file.", rich_help_panel=REPORTS)
+    ] = None,
+    markdown: Annotated[
+        Optional[Path], typer.Option(help="The same as a job's summary.", rich_help_panel=REPORTS)
+    ] = None,
+    junit: Annotated[Optional[Path], typer.Option(help="The same as JUnit's XML.", rich_help_panel=REPORTS)] = None,
+    html: Annotated[
+        Optional[Path], typer.Option(help="The same as a page, with plots.", rich_help_panel=REPORTS)
+    ] = None,
 ) -> None:
     """Check that models agree: two or more of yours, or the same networks built in every backend from one seed.
 
@@ -118,14 +135,18 @@ def record(
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")] = Path("run.safetensors"),
-    backend: Annotated[Optional[list[str]], typer.Option(help="These backends only. Repeatable.")] = None,
-    model: Annotated[Optional[list[str]], typer.Option(help="Only these networks built in. Repeatable.")] = None,
+    backend: Annotated[
+        Optional[list[str]], typer.Option(help="These backends only. Repeatable.", rich_help_panel=OURS)
+    ] = None,
+    model: Annotated[
+        Optional[list[str]], typer.Option(help="Only these networks. Repeatable.", rich_help_panel=OURS)
+    ] = None,
     steps: Annotated[Optional[int], typer.Option(min=0, help=STEPS)] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of the initial values of the networks built in.")] = None,
-    inputs: Annotated[Optional[Path], typer.Option(help=NPZ)] = None,
-    objective: Annotated[Optional[str], typer.Option(help=OBJECTIVE)] = None,
-    optimizer: Annotated[Optional[str], typer.Option(help="sgd, momentum or adam. With MODELS.")] = None,
-    lr: Annotated[Optional[float], typer.Option(help="Its learning rate. With MODELS.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Seed of the initial values.", rich_help_panel=OURS)] = None,
+    inputs: Annotated[Optional[Path], typer.Option(help=NPZ, rich_help_panel=YOURS)] = None,
+    objective: Annotated[Optional[str], typer.Option(help=OBJECTIVE, rich_help_panel=YOURS)] = None,
+    optimizer: Annotated[Optional[str], typer.Option(help="sgd, momentum or adam.", rich_help_panel=YOURS)] = None,
+    lr: Annotated[Optional[float], typer.Option(help="Its learning rate.", rich_help_panel=YOURS)] = None,
     layers: Annotated[Optional[list[str]], typer.Option(help=LAYERS)] = None,
 ) -> None:
     """Write down what models compute in this environment, for multiparam compare to judge in any other.
