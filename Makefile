@@ -8,7 +8,7 @@ STEPS ?= 20
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: compare test check bench modern slow mutants soak matrix record-default record-modern judge clean
+.PHONY: compare test check bench modern slow mutants mutation soak matrix record-default record-modern judge clean
 
 compare: $(VENV)/.ready
 	@$(BIN)/multiparam compare
@@ -22,6 +22,10 @@ slow: $(VENV)/.ready
 # Faults planted in adapters, and whether the conformance kit notices them.
 mutants: $(VENV)/.ready
 	@$(BIN)/python tests/mutants.py
+
+# Small faults planted in what judges, and whether the quick tests notice them: minutes.
+mutation: $(VENV)/.ready
+	@$(BIN)/python tests/mutation.py --jobs $(JOBS)
 
 # 10,000 random networks and as many sequences of operations in each backend: hours. One backend: SOAK="--backend torch".
 soak: $(VENV)/.ready

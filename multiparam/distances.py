@@ -10,10 +10,11 @@ EPS: Mapping[str, float] = {"float64": 2.0**-52, "float32": 2.0**-23, "float16":
 PART = 1 << 18  # numbers looked at together
 
 
-def distance(value: np.ndarray, truth: np.ndarray, dtype: str) -> float:
+def distance(value: np.ndarray, truth: np.ndarray, dtype: str, least: float = 0.0) -> float:
     """Normwise distance in eps of ``dtype``; infinite for another shape or a NaN on one side only.
 
-    Large arrays are looked at in parts, so that the distance of two needs little more memory than they have.
+    A truth whose largest number is below ``least`` is measured as if that were it. Large arrays are looked at in parts,
+    so that the distance of two needs little more memory than they have.
 
     >>> distance(np.array([1.0, 2.0 + 2**-51]), np.array([1.0, 2.0]), "float64")
     1.0
@@ -22,7 +23,7 @@ def distance(value: np.ndarray, truth: np.ndarray, dtype: str) -> float:
         return float("inf")
     if np.array_equal(value, truth, equal_nan=True):
         return 0.0
-    gap, scale = 0.0, 0.0
+    gap, scale = 0.0, least
     flat, true = value.reshape(-1), truth.reshape(-1)
     for start in range(0, flat.size, PART):
         a, b = (array[start : start + PART].astype(np.float64) for array in (flat, true))

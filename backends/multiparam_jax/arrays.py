@@ -254,6 +254,9 @@ class ArrayStorage:
         return self.gradient
 
 
+FLOAT32 = jnp.dtype("float32")  # equal to each of the ways to say it
+
+
 def in_float64(storages: Sequence[ArrayStorage]) -> AbstractContextManager[None] | None:
     """float32 arrays as float64 ones for a while; None where others are among them."""
     if any(storage.dtype not in ("float32", "int32", "uint32") for storage in storages):

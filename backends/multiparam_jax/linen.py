@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
@@ -23,6 +24,7 @@ from multiparam.protocol import Activation, Host, Run, Slot
 
 from .arrays import (
     COMPOSITES,
+    FLOAT32,
     LAYERS,
     ArrayStorage,
     Ops,
@@ -135,7 +137,20 @@ class LinenHost(Host):
         return "first" if isinstance(self.native, Chain) else "last"
 
     def in_float64(self) -> AbstractContextManager[None] | None:
-        return in_float64(list(dict.fromkeys(self._leaves.values())))
+        wide = in_float64(list(dict.fromkeys(self._leaves.values())))
+        return None if wide is None else self._doubled(wide)
+
+    @contextmanager
+    def _doubled(self, wide: AbstractContextManager[None]) -> Iterator[None]:
+        """Layers that were told to compute in float32 do so in float64."""
+
+        def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if getattr(context.module, "dtype", None) == FLOAT32:
+                object.__setattr__(context.module, "dtype", jnp.float64)  # apply's own copy, which is frozen
+            return call(*args, **kwargs)
+
+        with wide, linen.intercept_methods(note):
+            yield
 
     def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
         holding = {place.path[:-1] for place in self._places}

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from multiparam import layouts, paths
@@ -16,7 +17,18 @@ from multiparam.identity import Names, Storages, watched
 from multiparam.packed import fold
 from multiparam.protocol import Activation, Host, Run, Slot
 
-from .arrays import COMPOSITES, LAYERS, ArrayStorage, Ops, OptaxOptimizer, compiled_step, in_float64, leaves_of, scope
+from .arrays import (
+    COMPOSITES,
+    FLOAT32,
+    LAYERS,
+    ArrayStorage,
+    Ops,
+    OptaxOptimizer,
+    compiled_step,
+    in_float64,
+    leaves_of,
+    scope,
+)
 
 # Attributes of layers that say whether they train, and their value in training
 MODES = {"deterministic": False, "use_running_average": False}
@@ -140,7 +152,21 @@ class NnxHost(Host):
     data_order = "last"
 
     def in_float64(self) -> AbstractContextManager[None] | None:
-        return in_float64(list(dict.fromkeys(slot.storage for slot in self.slots())))  # type: ignore[arg-type]
+        wide = in_float64(list(dict.fromkeys(slot.storage for slot in self.slots())))  # type: ignore[arg-type]
+        return None if wide is None else self._doubled(wide)
+
+    @contextmanager
+    def _doubled(self, wide: AbstractContextManager[None]) -> Iterator[None]:
+        """Layers compute in the dtype they were told, and an Embed in that of its array when it was made."""
+        told = [(module, module.dtype) for module in modules(self.native) if vars(module).get("dtype") == FLOAT32]
+        try:
+            for module, _ in told:
+                module.dtype = jnp.float64
+            with wide:
+                yield
+        finally:
+            for module, dtype in told:
+                module.dtype = dtype
 
     def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
         def concrete(call: Activation) -> None:

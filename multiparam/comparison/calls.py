@@ -78,7 +78,7 @@ class Kept:
             self._folder = tempfile.TemporaryDirectory(prefix="multiparam-")
         path = Path(self._folder.name) / f"{len(self._arrays)}.npy"
         np.save(path, array, allow_pickle=False)
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(array.dtype)  # type: ignore[no-any-return]
 
     @property
     def layers(self) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..distances import distance
+from ..distances import EPS, distance
 from ..transferring import orders
 from . import hints
 from .calls import Call, Kept
@@ -78,7 +78,7 @@ class Follower:
             return
         i = waiting.popleft()
         mine = self._kept[i]
-        inputs = _apart(mine.inputs, call.inputs, self._dtype, self._turns.get(call.layer))
+        inputs = _apart(self._turned(mine, call).inputs, call.inputs, self._dtype, around=True)
         output, cut = _apart(mine.outputs, call.outputs, self._dtype), ""
         if inputs <= self._bound < output:
             output, cut = self._cut(mine.outputs, call.outputs, output)
@@ -90,14 +90,24 @@ class Follower:
             self._parted = i, held, self._last
         self._last = i, held
 
+    def _turned(self, mine: Call, call: Call) -> Call:
+        """The reference's call with features in the order in which the other flattens them."""
+        turn = self._turns.get(call.layer)
+        if turn is None:
+            return mine
+        return mine._replace(inputs=tuple(turn(a) if a.ndim == 2 else a for a in mine.inputs))
+
     def _cut(self, mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], output: float) -> tuple[float, str]:
         """The distance of outputs where one layer has the activation in it, as Keras' have, and the activation."""
         for name, function in hints.FUNCTIONS.items():
-            with np.errstate(all="ignore"):
-                for one, other in ((mine, theirs), (theirs, mine)):
-                    far = _apart([function(a) for a in one], other, self._dtype)
-                    if far <= self._bound:
-                        return far, name
+            for one, other in ((mine, theirs), (theirs, mine)):
+                with np.errstate(all="ignore"):
+                    made = [function(a) if a.dtype.name in EPS else a for a in one]
+                if all(a.size == 0 or np.ptp(a) == 0 for a in made if a.dtype.name in EPS):
+                    continue  # whatever went in: a softmax of one number, a relu of negative ones
+                far = _apart(made, other, self._dtype)
+                if far <= self._bound:
+                    return far, name
         return output, ""
 
     def layers(self) -> list[Layer]:
@@ -124,16 +134,24 @@ class Follower:
         since = f"between layers {self._found[order[index - 1]]} and" if index else "before layer"
         where = f"{since} {layer}, whose inputs are {layer.inputs:.3g} eps apart"
         causes: list[str] = []
-        if before is not None and index and before[0] == order[index - 1] and call.layer not in self._turns:
-            causes = hints.between(self._kept[before[0]], before[1], self._kept[i], call)
+        if before is not None and index and before[0] == order[index - 1]:
+            mine = self._kept[i]
+            turned = self._turned(mine, call)
+            if turned is not mine and _apart(mine.inputs, call.inputs, self._dtype) <= self._bound:
+                causes = ["both flatten channels in one order, and the weight is permuted as if they did not"]
+            else:
+                causes = hints.between(self._kept[before[0]], before[1], turned, call)
         return Parting(where, index, False, causes)
 
 
-def _apart(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], dtype: str, turn: Turn | None = None) -> float:
-    """How far two layers' inputs or outputs are apart, whichever axis has their channels."""
-    pairs = [
-        (a if turn is None or a.ndim != 2 else turn(a), b)
-        for a, b in zip(mine, theirs, strict=False)
-        if a.dtype.kind == "f"
-    ]
-    return max((min(distance(each, a, dtype) for each in orders(b)) for a, b in pairs), default=0.0)
+def _apart(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], dtype: str, around: bool = False) -> float:
+    """How far two layers' inputs or outputs are apart, whichever axis has their channels; ``around``: but for zeros
+    around one of them, as where padding is a layer of its own."""
+
+    def far(a: np.ndarray, b: np.ndarray) -> float:
+        if around and a.shape != b.shape:
+            a, b = hints.unpadded(a, b.shape), hints.unpadded(b, a.shape)
+        return distance(b, a, dtype)
+
+    pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if a.dtype.name in EPS]
+    return max((min(far(a, way) for way in orders(b)) for a, b in pairs), default=0.0)

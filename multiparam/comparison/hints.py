@@ -1,7 +1,7 @@
 """Known causes of a disagreement, recognised by their numbers.
 
 A hint is given where the numbers leave no other way, up to rounding. Nothing here raises, whatever arrays hold, and of
-large ones only a part is looked at. In a hint ``there`` is the reference and ``here`` its twin.
+what layers take and give only a part is looked at where it is large. ``there`` is the reference, ``here`` its twin.
 """
 
 from __future__ import annotations
@@ -98,8 +98,9 @@ def at(call: Call, twin: Call) -> list[str]:
     """Why a layer of equal inputs gives other outputs."""
     with np.errstate(all="ignore"):
         seen = _seen(call, twin)
-        texts = () if seen is None else filter(None, (cause(seen) for cause in CAUSES))
-        return list(itertools.islice(texts, 1))
+        if seen is None or not _differ(seen.y, seen.t, seen.rounding):
+            return []
+        return list(itertools.islice(filter(None, (cause(seen) for cause in CAUSES)), 1))
 
 
 def _seen(call: Call, twin: Call) -> Seen | None:
@@ -131,9 +132,8 @@ def _masked(y: np.ndarray, t: np.ndarray, rounding: float) -> str:
 
 
 def _dropout_text(here: float | None, there: float | None) -> str:
-    if here is None and there is None:
-        return ""
-    return f"dropout (p = {there if here is None else here:.3g}) is still on {'there' if here is None else 'here'}"
+    where = " or ".join(side for side, p in (("here", here), ("there", there)) if p is not None)
+    return f"dropout (p = {there if here is None else here:.3g}) is still on {where}" if where else ""
 
 
 def _dropped(before: np.ndarray, after: np.ndarray, rounding: float) -> float | None:
@@ -160,12 +160,12 @@ def _statistics(seen: Seen) -> str:
     just made, do the numbers show it: with others, other running statistics would give them too."""
     axes = dict.fromkeys((1, seen.y.ndim - 1)) if seen.x.ndim > 1 else ()
     for axis in axes:
-        x, *both = seen.along(axis)
-        if len(x) < 3 or x.shape[1] < 2 or not all(_on_lines(x, each, seen.rounding) for each in both):
+        x, y, t = seen.along(axis)
+        if len(x) < 3 or x.shape[1] < 2 or not all(_on_lines(x, each, seen.rounding) for each in (y, t)):
             continue
-        mine, theirs = (bool(np.ptp(each.mean(0)) <= seen.rounding * np.abs(each).max()) for each in both)
-        if mine != theirs:
-            return f"it normalises by the batch's statistics {'there' if mine else 'here'}: it is in training mode"
+        level, there, here = (bool(np.ptp(a.mean(0)) <= seen.rounding * np.abs(a).max()) for a in (x, y, t))
+        if there != here and not level:
+            return f"it normalises by the batch's statistics {'there' if there else 'here'}: it is in training mode"
     return ""
 
 
@@ -183,26 +183,21 @@ def _on_lines(x: np.ndarray, y: np.ndarray, rounding: float) -> bool:
 
 def _variance(seen: Seen) -> str:
     """A layer norm that divides by n - 1 on one side only: the scale and bias that it has there, with the other
-    variance, make what it gives here, and with the same variance no eps does."""
+    variance, make what it gives here, and no other eps does."""
     x, y, t = seen.rows() if seen.x.ndim > 1 else [np.empty((0, 1))] * 3
     n = x.shape[1]
     if len(x) < 3 or n < 2:
         return ""
-    gap = np.abs(y - t).max()
+    small = np.abs(y - t).max() / 100
     centred = x - x.mean(1, keepdims=True)
     square = (centred * centred).sum(1, keepdims=True)
-
-    def normal(eps: float, less: int) -> np.ndarray:
-        found: np.ndarray = centred / np.sqrt(square / (n - less) + eps)
-        return found
-
-    def near(a: np.ndarray, b: np.ndarray) -> bool:
-        return bool(np.abs(a - b).max() < gap / 100)
-
     for eps, less in itertools.product(EPSILONS, (0, 1)):
-        scale, bias = _lines(normal(eps, less), y)
-        if near(normal(eps, less) * scale + bias, y) and near(normal(eps, 1 - less) * scale + bias, t):
-            if any(near(normal(other, less) * scale + bias, t) for other in EPSILONS):
+        mine, theirs = (centred / np.sqrt(square / (n - k) + eps) for k in (less, 1 - less))
+        scale, bias = _lines(mine, y)
+        if np.abs(mine * scale + bias - y).max() < small and np.abs(theirs * scale + bias - t).max() < small:
+            ratio = ((t - bias) ** 2).sum(1, keepdims=True) / ((mine * scale) ** 2).sum(1, keepdims=True)
+            others = (square / (n - less) + eps) / ratio - square / (n - less)  # for each row the eps that would do it
+            if not np.ptp(others) > 0.1 * np.abs(others).max():
                 return ""
             there, here = ("unbiased", "biased") if less else ("biased", "unbiased")
             return f"it divides by the {there} variance there, by the {here} one here"
@@ -278,6 +273,8 @@ def between(before: Call, twin_before: Call, after: Call, twin_after: Call) -> l
         ways = [(i not in same, i, way) for i, way in enumerate(orders(b)) if way.shape == a.shape]
         if ways:
             b = min(ways, key=lambda way: way[:2])[2]
+        if not _differ(a, b, rounding) or not np.ptp(_part(y)) > 0:
+            return []
         text = (
             _masked(_part(a), _part(b), rounding)
             or _masked_branch(_part(y), _part(a), _part(b), rounding)
@@ -330,16 +327,28 @@ def _steps(before: Sequence[Call], after: Sequence[Call], rounding: float) -> st
                 z = y
             elif _close(function(_part(z)), _part(y), rounding):
                 y = z
-    there, here = (
-        _step(start, call.inputs[0], entered.inputs[:1], rounding)
-        for start, call, entered in zip((y, z), after, before, strict=True)
-    )
+    a, b = (call.inputs[0] for call in after)
+    there = _step(y, a, before[0].inputs[:1], rounding)
+    here = _step(z, b, before[1].inputs[:1], rounding)
+    if there == here == ELSE:
+        return _sums(_part(y), _part(a), _part(b), rounding)
     return f"after the layer there is {there} there, {here} here" if there and here and there != here else ""
+
+
+def _sums(y: np.ndarray, a: np.ndarray, b: np.ndarray, rounding: float) -> str:
+    """Sums of a layer's output and something else, one of which has a factor on one side."""
+    if a.shape != b.shape or y.shape != a.shape[a.ndim - y.ndim :]:  # what is added may be the same for a whole batch
+        return ""
+    y = np.broadcast_to(y, a.shape)
+    other, own = _factor(a - y, b - y, rounding), _factor(y, b - a, rounding)
+    if other is not None:
+        return f"what is added to the layer's output is {other:.6g} times as much here"
+    return "" if own is None else f"the layer's output counts {1 + own:.6g} times as much here"
 
 
 def _step(y: np.ndarray, x: np.ndarray, entered: Sequence[np.ndarray], rounding: float) -> str:
     """What makes a layer's input of the output of one before that took ``entered``."""
-    y, x = _part(y), _part(_unpadded(x, y.shape))
+    y, x = _part(y), _part(unpadded(x, y.shape))
     if not y.any():
         return ""
     ways = [y] if x.shape == y.shape or x.size != y.size else [way.reshape(x.shape) for way in orders(y)]
@@ -351,8 +360,19 @@ def _step(y: np.ndarray, x: np.ndarray, entered: Sequence[np.ndarray], rounding:
             return f"softmax over axis {axis}"
     if any(_close(y + _part(x0), x, rounding) for each in entered for x0 in orders(each) if x0.shape == x.shape):
         return "a residual connection"
-    factor = _factor(y, x, rounding)
-    return _gate(y, x, rounding) or (ELSE if factor is None else f"a factor of {factor:.6g}")
+    factor, slope = _factor(y, x, rounding), _slope(y, x, rounding)
+    if factor is not None:
+        return f"a factor of {factor:.6g}"
+    return f"leaky relu ({slope:.6g})" if slope is not None else _gate(y, x, rounding) or ELSE
+
+
+def _slope(y: np.ndarray, x: np.ndarray, rounding: float) -> float | None:
+    """That of a leaky relu."""
+    if y.shape != x.shape or not (y < 0).any():
+        return None
+    lowest = np.unravel_index(y.argmin(), y.shape)
+    slope = float(x[lowest] / y[lowest])
+    return slope if 0 < slope < 1 and _close(np.where(y > 0, y, slope * y), x, rounding) else None
 
 
 def _gate(y: np.ndarray, x: np.ndarray, rounding: float) -> str:
@@ -386,7 +406,7 @@ def _part(array: np.ndarray, whole: Sequence[int] = ()) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def _unpadded(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def unpadded(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """The middle of this shape of an array that has only zeros around it, as where padding is a layer of its own."""
     if array.ndim != len(shape) or array.shape == shape or any(n < m for n, m in zip(array.shape, shape, strict=True)):
         return array
@@ -399,6 +419,12 @@ def _close(a: np.ndarray, b: np.ndarray, rounding: float) -> bool:
     return a.shape == b.shape and bool(
         np.max(np.abs(a - b), initial=0) <= rounding * max(np.max(np.abs(b), initial=0), 1e-30)
     )
+
+
+def _differ(mine: np.ndarray, theirs: np.ndarray, rounding: float) -> bool:
+    """Whether there is something to explain, and numbers to explain it with."""
+    a, b = _part(mine), _part(theirs)
+    return a.size > 0 and bool(np.ptp(a) > 0) and not _close(a, b, rounding)
 
 
 def _factor(y: np.ndarray, x: np.ndarray, rounding: float) -> float | None:
@@ -416,22 +442,26 @@ def of_values(mine: np.ndarray, theirs: np.ndarray, move: Move) -> str:
     """What two different arrays have in common."""
     if mine.shape != theirs.shape or not mine.size:
         return ""
-    a, b = (array if array.dtype.kind == "c" else array.astype(np.float64) for array in (mine, theirs))
-    if a.min() != b.min() or a.max() != b.max():
-        return ""
-    source = move.sources[0]
+    with np.errstate(all="ignore"):
+        a, b = (array if array.dtype.kind == "c" else array.astype(np.float64) for array in (mine, theirs))
+        if a.min() != b.min() or a.max() != b.max():  # which is soon seen
+            return ""
+        found = _moved(a, b, move.sources[0])
+    return f"{move.target} {found}" if found else ""
+
+
+def _moved(a: np.ndarray, b: np.ndarray, source: str) -> str:
     for axes in itertools.permutations(range(a.ndim)) if a.ndim < 6 else ():
         if list(axes) != sorted(axes) and np.array_equal(a.transpose(axes), b):
-            how = "is the transpose of" if a.ndim == 2 else f"has axes {list(axes)} of"
-            return f"{move.target} {how} {source}"
+            return f"is the transpose of {source}" if a.ndim == 2 else f"has axes {list(axes)} of {source}"
     if a.ndim > 2 and np.array_equal(np.flip(a, range(2, a.ndim)), b):
-        return f"{move.target} has the kernel of {source} flipped"
+        return f"has the kernel of {source} flipped"
     if not np.array_equal(np.sort(a, None), np.sort(b, None)):
         return ""
     order = _blocks(a, b)
     k = 0 if order or a.dtype.kind == "c" else _parts(a, b, 1e-12)
     what = f": its parts {order}" if order else f": its columns as {k} x {a.shape[-1] // k}, transposed" if k else ""
-    return f"{move.target} has the numbers of {source} in another order{what}"
+    return f"has the numbers of {source} in another order{what}"
 
 
 def _blocks(a: np.ndarray, b: np.ndarray) -> list[int] | None:

@@ -265,8 +265,11 @@ def _sync(subjects: Sequence[Subject], reference: Subject, sync: str, rules: Rul
 
 
 def _environments(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
-    found = {each.source: each.environment for each in subjects}
-    return [{**said, "name": source or "here"} for source, said in found.items()]
+    found: list[dict[str, Any]] = []
+    for each in subjects:
+        said = {**each.environment, "name": each.source or "here"}
+        found += [] if said in found else [said]
+    return found
 
 
 class _Work:
@@ -318,13 +321,11 @@ class _Work:
         ]
         training = other.task.steps > 0
         options = [text for text in plan.options if training or not text.endswith("when it trains")]
-        differing = [m for m in plan.moves if not _same(m.make(), theirs.read(m.target))] if not plan.refused else []
-        for what, items in (
-            ("structure", wrong),
-            ("options", options),
-            ("ties", [*plan.ties, *_untied(plan, mine, theirs)]),
-            ("values", [move.target for move in differing]),
-        ):
+        differing = [m for m in plan.moves if not plan.refused and not _same(m.make(), theirs.read(m.target))]
+        looked_at = {"structure": wrong, "options": options, "ties": [*plan.ties, *_untied(plan, mine, theirs)]}
+        if not plan.refused:  # else values cannot be made
+            looked_at["values"] = [move.target for move in differing]
+        for what, items in looked_at.items():
             more = "; ..." if len(items) > SHOWN else ""
             detail = "; ".join(items[:SHOWN]) + more
             found.checks.append(Check("", what, found.name, not items, detail=detail, items=tuple(items)))
@@ -342,7 +343,7 @@ class _Work:
             self._follow(found, plan, other, "float64" if wide else "")
         except NotInFloat64:
             return self._passes(found, plan, other)  # it is no longer among the dtypes
-        if wide and self._coarse(other) != "float64":
+        if wide and other.own != "float64":
             truth, _ = self._kept["float64"]
             far = _worst(truth, other.run(other.own), other.own)
             self._check(found, "outputs", "numeric", other.own, far)
@@ -377,13 +378,14 @@ class _Work:
         except Unsupported as error:
             found.checks.append(Check("", "gradients", found.name, True, expected=str(error)))
             return
-        far, where = _farthest(plan.moves, mine, theirs, self._coarse(other))
+        far, where = _farthest(plan.moves, mine, theirs, self._coarse(other), _small(plan.moves, mine))
         self._check(found, "gradients", "gradient", self._coarse(other), far, where)
         if self.histograms:
             found.histograms += [_histogram(move, "gradient", *both) for move, *both in _both(plan.moves, mine, theirs)]
 
 
 SHOWN = 4  # of the differences of one check
+SMALL = 2.0**-10  # of the largest gradient
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -399,9 +401,17 @@ def _both(moves: Sequence[Move], mine: Arrays, theirs: Arrays) -> Iterator[tuple
             yield move, move.gradient(*(mine[name] for name in move.sources)), theirs[move.target]
 
 
-def _farthest(moves: Sequence[Move], mine: Arrays, theirs: Arrays, dtype: str) -> tuple[float, str]:
+def _small(moves: Sequence[Move], grads: Arrays) -> float:
+    """A gradient so small that it is measured as if it were this: of one that should be zero, as that of the bias of an
+    attention's keys, there is only the rounding of larger ones."""
+    names = {name for move in moves for name in move.sources if name in grads}
+    largest = (np.abs(grad).max(initial=0, where=np.isfinite(grad)) for grad in map(grads.__getitem__, names))
+    return SMALL * max(map(float, largest), default=0.0)
+
+
+def _farthest(moves: Sequence[Move], mine: Arrays, theirs: Arrays, dtype: str, least: float = 0.0) -> tuple[float, str]:
     """The target that is farthest from what its sources make, and how far."""
-    far = ((distance(there, here, dtype), move.target) for move, here, there in _both(moves, mine, theirs))
+    far = ((distance(there, here, dtype, least), move.target) for move, here, there in _both(moves, mine, theirs))
     return max(far, default=(0.0, ""))
 
 

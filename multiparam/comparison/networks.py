@@ -118,7 +118,7 @@ def open_networks(path: Path | str) -> tuple[list[Run], dict[str, Any], Mapping[
         found["shapes"] = [tuple(shape) for shape in each["shapes"]]
         found["ties"] = [tuple(names) for names in each["ties"]]
         found["calls"] = [Call(c["layer"], tuple(c["inputs"]), tuple(c["outputs"])) for c in found["calls"]]
-        runs.append(Run(**found, source=Path(path).name))
+        runs.append(Run(**found, source=str(path)))
     return runs, {"steps": said["steps"], "seed": said["seed"]}, document["environment"]
 
 
@@ -134,18 +134,24 @@ def of_files(paths: Iterable[Path]) -> tuple[list[Run], dict[str, Any], list[dic
             raise InvalidArgument(f"{str(path)!r} was recorded with {_text(options)}, others with {_text(asked)}.")
         asked = options
         runs += found
-        environments.append({**where, "name": path.name})
+        environments.append({**where, "name": str(path)})
     return labelled(runs), asked, environments
 
 
 def labelled(runs: Sequence[Run]) -> list[Run]:
-    """The runs with columns of different names."""
+    """The runs with columns of different names: ``backend@file`` where files share a backend, with folders where they
+    share a name."""
     sources: dict[str, set[str]] = {}
     for run in runs:
         sources.setdefault(run.backend, set()).add(run.source)
+    stems = [Path(source).stem for source in {run.source for run in runs}]
 
     def label(run: Run) -> str:
-        return run.backend if len(sources[run.backend]) == 1 else f"{run.backend}@{Path(run.source).stem or 'here'}"
+        if len(sources[run.backend]) == 1:
+            return run.backend
+        path = Path(run.source)
+        name = path.stem if stems.count(path.stem) == 1 else str(path.with_suffix(""))
+        return f"{run.backend}@{name if run.source else 'here'}"
 
     return [replace(run, label=label(run)) for run in runs]
 
