@@ -353,7 +353,9 @@ def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(PUBLISHED)
 
 
-@pytest.mark.parametrize("place, schema", list(subschemas(PUBLISHED)), ids=lambda each: each if isinstance(each, str) else "")
+@pytest.mark.parametrize(
+    "place, schema", list(subschemas(PUBLISHED)), ids=lambda each: each if isinstance(each, str) else ""
+)
 def test_every_key_has_a_description_and_says_what_it_takes(place: str, schema: dict[str, Any]) -> None:
     if "$ref" in schema:
         schema = {**PUBLISHED["$defs"][schema["$ref"].rpartition("/")[2]], **schema}

@@ -888,3 +888,47 @@ def test_flax_itself_refuses_to_evaluate_what_is_left_in_training_mode(layer: An
     twin = mp.wrap(linen.Sequential([linen.Dense(4), layer]), np.ones((2, 4), "float32"))
     with pytest.raises(errors.MultiparamError, match=said):
         mp.compare({"torch": source, "linen": twin}, np.eye(4, dtype="float32"))
+
+
+# -- what is no mistake, and what hid some
+
+
+def test_flax_layers_that_were_told_to_compute_in_float32_do_so_in_float64_too() -> None:
+    source = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    inputs = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    layers = [linen.Dense(8, dtype=jnp.float32), linen.LayerNorm(epsilon=1e-5, dtype="float32"), linen.Dense(3)]
+    embed = nnx.Embed(WORDS, WIDTH, rngs=nnx.Rngs(0))  # it keeps its array's dtype
+    found = mp.compare({"torch": source, "linen": mp.wrap(linen.Sequential(layers), inputs)}, inputs, sync="torch")
+    assert found.agrees, str(found)
+    found = mp.compare({"torch": nn.Embedding(WORDS, WIDTH), "nnx": mp.wrap(embed)}, TOKENS, sync="torch")
+    assert found.agrees, str(found)
+    assert [layer.dtype for layer in layers] == [jnp.float32, "float32", None]
+    assert embed.dtype == np.float32 and embed(TOKENS).dtype == np.float32
+
+
+class TorchPositive(nn.Linear):
+    factor = 1.0
+
+    def forward(self, x: Any) -> Any:
+        y = self.factor * super().forward(x)
+        return y, y > 0
+
+
+class TorchFirst(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.layer = TorchPositive(4, 3)
+        self.layer.factor = factor
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_of_any_dtype_are_followed_whatever_else_they_give(dtype: Any) -> None:
+    torch.manual_seed(0)
+    models = {name: TorchFirst(factor).to(dtype) for name, factor in (("one", 1.0), ("three", 3.0))}
+    inputs = np.eye(4, dtype="float32").astype(mp.to_numpy(torch.zeros(1, dtype=dtype)).dtype)
+    found = mp.compare(models, inputs, sync="one", rtol_eps=8)
+    assert found.pairs[0].parted.startswith("at layer layer: its inputs agree"), str(found)
+    assert found.pairs[0].hints == (["its output here is 3 times that there"] if dtype == torch.float32 else [])
