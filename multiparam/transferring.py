@@ -11,7 +11,7 @@ import numpy as np
 from .distances import distance
 from .errors import InvalidArgument, TransferError
 from .model import Model
-from .plans import Move, Plan, plan
+from .plans import Move, Plan, plan, side_of
 from .rules import Rules
 from .state import dtype_of
 
@@ -111,7 +111,8 @@ def verified(
     if apart <= bound:
         return Report(found, apart, bound)
     if again and any(move.turn for move in found.moves):
-        other = replace(found, moves=[_unturned(move, source) for move in found.moves])
+        read = side_of(source).read
+        other = replace(found, moves=[unturned(move, read) for move in found.moves])
         carry_out(other, target)
         report = verified(other, source, target, inputs, bound, again=False)
         if report.agrees:
@@ -120,11 +121,13 @@ def verified(
     return Report(found, apart, bound, parting(found.layers, source, target, inputs, bound))
 
 
-def _unturned(move: Move, source: Model) -> Move:
+def unturned(move: Move, read: Callable[[str], np.ndarray]) -> Move:
+    """A move without the flattening that was inferred for it."""
     if move.turn is None:
         return move
-    change = "rows as they are: nothing is flattened before"
-    return replace(move, make=source[move.sources[0]]._alias, change=change, turn=None)
+    change = "rows as they are: nothing is flattened before, or in one order on both sides"
+    gradient = None if move.gradient is None else lambda array: array
+    return replace(move, make=lambda: read(move.sources[0]), change=change, turn=None, gradient=gradient)
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -181,6 +181,34 @@ def test_a_residual_network_in_two_data_orders_agrees() -> None:
     assert next(check for check in found.checks if check.check == "outputs").dtype == "float64"
 
 
+@pytest.mark.parametrize("sync", ["torch", None])
+def test_a_port_that_permutes_before_it_flattens_agrees(sync: str | None) -> None:
+    """Layers do not say so: a plan supposes that channels last are flattened last."""
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 6 * 6, 5)
+    ours = mp.wrap(torch.nn.Sequential(*layers))
+    image = keras.Input((8, 8, 3))
+    y = keras.layers.Permute((3, 1, 2))(keras.layers.Conv2D(4, 3)(image))
+    theirs = mp.wrap(keras.Model(image, keras.layers.Dense(5)(keras.layers.Flatten()(y))))
+    if sync is None:
+        assert mp.transfer(ours, theirs, accept_guesses=True, verify=IMAGES).agrees
+    found = mp.compare({"torch": ours, "keras": theirs}, IMAGES, sync=sync)
+    assert found.agrees, str(found)
+
+
+def test_a_model_that_casts_its_output_is_judged_in_its_own_dtype() -> None:
+    class Cast(torch.nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x).float()
+
+    torch.manual_seed(0)
+    native = Cast(3, 2)
+    plain = torch.nn.Linear(3, 2)
+    plain.load_state_dict(native.state_dict())
+    found = mp.compare({"cast": native, "plain": plain}, np.eye(3, dtype="float32"))
+    assert found.agrees and {check.dtype for check in found.checks} == {"", "float32"}
+
+
 def test_three_models_and_a_bound_of_ones_own() -> None:
     spec = mp.nn.Sequential(mp.nn.Linear(4), mp.nn.Tanh(), mp.nn.Linear(2))
     nets = {name: mp.build(spec, np.ones((1, 3)), backend=name, seed=1) for name in ("torch", "jax", "tensorflow")}

@@ -1218,8 +1218,8 @@ def one_of(name: str, dtypes: Sequence[str], eps: float) -> Recorded:
         (["float32"], WIDE, [("outputs", "float32", 16 * EPS / EPS32, 1024)]),
         (WIDE, ["float32"], [("outputs", "float32", 8 * EPS / EPS32, 1024)]),
         (["float64"], ["float32"], [("outputs", "float32", 8 * EPS / EPS32, 1024)]),
-        (["float16"], ["float32"], [("outputs", "float16", 8 * EPS * 1024, 1024)]),
-        (["float32"], ["float16"], [("outputs", "float16", 8 * EPS * 1024, 1024)]),
+        (["float16"], ["float32"], [("outputs", "float16", 8 * EPS * 1024, 128)]),
+        (["float32"], ["float16"], [("outputs", "float16", 8 * EPS * 1024, 128)]),
         (["float64", "float16"], WIDE,
          [("outputs", "float64", 8.0, 1024), ("outputs", "float32", 16 * EPS / EPS32, 16384)]),
     ],
@@ -1240,10 +1240,14 @@ def test_the_reference_is_run_in_its_own_dtype_where_float64_is_not_both() -> No
     assert work.pair(one_of("b", ["float32"], 8), None).checks[4].distance == 0.0
 
 
-@pytest.mark.parametrize("own, eps", [("float16", 2.0**-10), ("float32", EPS32), ("float64", EPS)])
+@pytest.mark.parametrize(
+    "own, eps, gradient, training",
+    [("float16", 2.0**-10, 128, 128), ("float32", EPS32, 16384, 65536), ("float64", EPS, 16384, 65536)],
+)
 def test_gradients_and_training_are_judged_in_the_coarser_of_both_dtypes(
-    compared: Compare, own: str, eps: float
+    compared: Compare, own: str, eps: float, gradient: float, training: float
 ) -> None:
+    """In half precision no stated bound is more than an eighth."""
     large = {name: value.astype(np.float64) + 0.5 for name, value in ONES.items()}
     for dtypes in ((["float64"], [own]), ([own], ["float64"])):
         pair = [
@@ -1251,8 +1255,13 @@ def test_gradients_and_training_are_judged_in_the_coarser_of_both_dtypes(
             for name, each, grads in zip("ab", dtypes, (ONES, large), strict=True)
         ]
         assert numbers(compared(*pair))[-2:] == [
-            ("gradients", own, 0.5 / eps, 16384), ("2 steps of sgd", own, 0.5 / eps, 65536),
+            ("gradients", own, 0.5 / eps, gradient), ("2 steps of sgd", own, 0.5 / eps, training),
         ]  # fmt: skip
+
+
+def test_a_bound_that_is_asked_for_counts_in_half_precision_too(compared: Compare) -> None:
+    pair = one_of("a", ["float16"], 0), one_of("b", ["float16"], 8)
+    assert {check.bound for check in compared(*pair, rtol_eps=5000).checks} == {None, 5000}
 
 
 class Narrow(Recorded):
@@ -1478,7 +1487,12 @@ def live(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     monkeypatch.setattr(models, "Model", Net)
     monkeypatch.setattr(models, "Live", Ran)
     monkeypatch.setattr(models, "wrap", wrap)
-    monkeypatch.setattr(transferring, "transfer", lambda *given, **options: done["given"].append((*given, options)))
+
+    def transfer(*given: Any, **options: Any) -> Any:
+        done["given"].append((*given, options))
+        return SimpleNamespace(plan=SimpleNamespace(moves=[]))
+
+    monkeypatch.setattr(transferring, "transfer", transfer)
     monkeypatch.setattr(models, "write_models", lambda *given: done["recorded"].append(given))
     return done
 

@@ -16,7 +16,7 @@ from .. import plans, registry, transferring
 from ..distances import EPS
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, ShapeError, Unsupported
 from ..model import Model, to_numpy
-from ..plans import Side
+from ..plans import Plan, Side
 from .calls import Call, Kept, chosen
 
 Arrays = Mapping[str, np.ndarray]
@@ -157,7 +157,10 @@ class Live(Subject):
                         output = net(*inputs)
                     else:
                         output = net._host.activations(inputs, chosen(self.task.layers, see))
-                    return [np.array(transferring.turned(order, a, back=True)) for a in transferring.arrays_of(output)]
+                    arrays = transferring.arrays_of(output)
+                    if dtype != self.own and any(a.dtype.kind == "f" and a.dtype.name != dtype for a in arrays):
+                        raise DoesNotRun(f"{self.name} casts to {self.own}")
+                    return [np.array(transferring.turned(order, a, back=True)) for a in arrays]
             except DoesNotRun as error:
                 if dtype == self.own:
                     raise
@@ -166,6 +169,13 @@ class Live(Subject):
 
     def weights(self) -> Model:
         return self.net
+
+    def verify(self, plan: Plan, target: Model) -> None:
+        """After a transfer in which a flattening was inferred: keep what agrees, with it or without."""
+        order = self.side.order
+        inputs = tuple(np.ascontiguousarray(transferring.turned(order, a)) for a in self.task.inputs)
+        with _said(f"{self.name} does not run on these inputs"):
+            transferring.verified(plan, self.net, target, inputs)
 
     def _inputs(self, dtype: str) -> tuple[Any, ...]:
         arrays = (np.ascontiguousarray(transferring.turned(self.side.order, a)) for a in self.task.inputs)
