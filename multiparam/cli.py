@@ -50,10 +50,22 @@ app.command()(converting.convert)
 
 
 OURS, YOURS, REPORTS = "For the networks built in", "For models of yours", "Reports"
-NPZ = "An npz file of the first one's inputs."
 OBJECTIVE = "mse, cross_entropy or file.py:function; the last array of the inputs is then the targets."
 STEPS = "Training steps; with the networks built in 100 with each optimizer, with MODELS none."
-LAYERS = "Follow only layers that fit this glob. Repeatable."
+
+Backends = Annotated[
+    Optional[list[str]], typer.Option("--backend", help="These only. Repeatable.", rich_help_panel=OURS)
+]
+Networks = Annotated[
+    Optional[list[str]], typer.Option("--model", help="Only these networks. Repeatable.", rich_help_panel=OURS)
+]
+Seed = Annotated[Optional[int], typer.Option(help="Seed of the initial values.", rich_help_panel=OURS)]
+Steps = Annotated[Optional[int], typer.Option(min=0, help=STEPS)]
+Inputs = Annotated[Optional[Path], typer.Option(help="An npz file of the first one's inputs.", rich_help_panel=YOURS)]
+Objective = Annotated[Optional[str], typer.Option(help=OBJECTIVE, rich_help_panel=YOURS)]
+OptimizerName = Annotated[Optional[str], typer.Option(help="sgd, momentum or adam.", rich_help_panel=YOURS)]
+Rate = Annotated[Optional[float], typer.Option(help="Its learning rate.", rich_help_panel=YOURS)]
+Layers = Annotated[Optional[list[str]], typer.Option(help="Follow only layers that fit this glob. Repeatable.")]
 
 
 @app.command()
@@ -65,19 +77,15 @@ def compare(
             "in; or a TOML file that says all. Without any, the networks built in."
         ),
     ] = None,
-    backend: Annotated[
-        Optional[list[str]], typer.Option(help="Compare these only. Repeatable.", rich_help_panel=OURS)
-    ] = None,
-    model: Annotated[
-        Optional[list[str]], typer.Option(help="Only these networks. Repeatable.", rich_help_panel=OURS)
-    ] = None,
-    steps: Annotated[Optional[int], typer.Option(min=0, help=STEPS)] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of the initial values.", rich_help_panel=OURS)] = None,
+    backend: Backends = None,
+    model: Networks = None,
+    steps: Steps = None,
+    seed: Seed = None,
     against: Annotated[Optional[Path], typer.Option(help="A recording to hold everything against.")] = None,
-    inputs: Annotated[Optional[Path], typer.Option(help=NPZ, rich_help_panel=YOURS)] = None,
-    objective: Annotated[Optional[str], typer.Option(help=OBJECTIVE, rich_help_panel=YOURS)] = None,
-    optimizer: Annotated[Optional[str], typer.Option(help="sgd, momentum or adam.", rich_help_panel=YOURS)] = None,
-    lr: Annotated[Optional[float], typer.Option(help="Its learning rate.", rich_help_panel=YOURS)] = None,
+    inputs: Inputs = None,
+    objective: Objective = None,
+    optimizer: OptimizerName = None,
+    lr: Rate = None,
     rules: Annotated[
         Optional[Path], typer.Option(help="TOML or JSON: the first model's names -> others'.", rich_help_panel=YOURS)
     ] = None,
@@ -87,7 +95,7 @@ def compare(
     rtol_eps: Annotated[
         Optional[float], typer.Option(help="One bound for all distances, in eps.", rich_help_panel=YOURS)
     ] = None,
-    layers: Annotated[Optional[list[str]], typer.Option(help=LAYERS)] = None,
+    layers: Layers = None,
     json: Annotated[
         Optional[Path], typer.Option(help="Also write the result to this file.", rich_help_panel=REPORTS)
     ] = None,
@@ -135,19 +143,15 @@ def record(
         ),
     ] = None,
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")] = Path("run.safetensors"),
-    backend: Annotated[
-        Optional[list[str]], typer.Option(help="These backends only. Repeatable.", rich_help_panel=OURS)
-    ] = None,
-    model: Annotated[
-        Optional[list[str]], typer.Option(help="Only these networks. Repeatable.", rich_help_panel=OURS)
-    ] = None,
-    steps: Annotated[Optional[int], typer.Option(min=0, help=STEPS)] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of the initial values.", rich_help_panel=OURS)] = None,
-    inputs: Annotated[Optional[Path], typer.Option(help=NPZ, rich_help_panel=YOURS)] = None,
-    objective: Annotated[Optional[str], typer.Option(help=OBJECTIVE, rich_help_panel=YOURS)] = None,
-    optimizer: Annotated[Optional[str], typer.Option(help="sgd, momentum or adam.", rich_help_panel=YOURS)] = None,
-    lr: Annotated[Optional[float], typer.Option(help="Its learning rate.", rich_help_panel=YOURS)] = None,
-    layers: Annotated[Optional[list[str]], typer.Option(help=LAYERS)] = None,
+    backend: Backends = None,
+    model: Networks = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    inputs: Inputs = None,
+    objective: Objective = None,
+    optimizer: OptimizerName = None,
+    lr: Rate = None,
+    layers: Layers = None,
 ) -> None:
     """Write down what models compute in this environment, for multiparam compare to judge in any other.
 

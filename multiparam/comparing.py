@@ -88,6 +88,8 @@ def record(asked: Asked, output: Path) -> None:
         raise typer.BadParameter("models are run on inputs", param_hint="--inputs")
     if recordings(asked):
         raise typer.BadParameter(f"{recordings(asked)[0]} is recorded already", param_hint="MODELS")
+    if asked.sync is not None:
+        raise InvalidArgument("A recording has each model's own weights: sync is for compare, where both are live.")
     with said():
         with quiet():
             function, inputs, targets = given(asked)

@@ -161,6 +161,14 @@ def test_equal_arrays_are_in_it_once(tmp_path: Path) -> None:
     assert len(set(digests)) == len(digests)
 
 
+def test_names_that_look_like_places_stay_apart(tmp_path: Path) -> None:
+    arrays = artifact.Arrays()
+    said = [arrays.put({"b": np.ones(1)}, "a"), arrays.put(np.zeros(1), "a/b"), arrays.put(np.ones(1), "c")]
+    arrays.write(tmp_path / "run.safetensors", {"said": said})
+    with TensorFile(tmp_path / "run.safetensors") as file:
+        assert [artifact.loaded(each, file) for each in said] == [{"b": 1.0}, 0.0, 1.0]
+
+
 # -- files that are not what they should be
 
 
@@ -345,6 +353,8 @@ def test_models_on_the_command_line(folder: Path) -> None:
     given = ["--inputs", "x.npz", "--objective", "mse"]
     two = ["recorded_nets.py:make", "recorded_nets.py:other"]
     np.savez("wide.npz", np.ones((2, 9), "float32"))
+    models = "[models]\na = 'recorded_nets.py:make'\nb = 'recorded_nets.py:other'\n"
+    Path("synced.toml").write_text(f"sync = 'a'\ninputs = 'x.npz'\n{models}")
     code, text = said("record", "one=recorded_nets.py:make", *given, "--output", "one.safetensors", "--steps", "2")
     assert code == 0, text
     assert said("record", "recorded_nets.py:other", *given, "--output", "two.safetensors", "--steps", "2")[0] == 0
@@ -360,6 +370,7 @@ def test_models_on_the_command_line(folder: Path) -> None:
     for line, wanted, what in (
         (["record", "recorded_nets.py:make"], 2, "models are run on inputs"),
         (["record", "one.safetensors", *given], 2, "recorded already"),
+        (["record", "synced.toml"], 2, "own weights: sync is for compare"),
         (["record", "recorded_nets.py:make", *given, "--output", "run.pt"], 2, "a .safetensors file"),
         (["record", "recorded_nets.py:make", *given, "--seed", "1"], 2, "networks built in"),
         (["record", "--inputs", "x.npz"], 2, "models of yours"),

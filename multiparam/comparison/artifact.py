@@ -48,10 +48,13 @@ class Arrays:
         return [self.put(each, f"{where}/{i}") for i, each in enumerate(thing)]
 
     def _add(self, array: np.ndarray, where: str) -> str:
-        name = self._names.setdefault(digest(array), where)
-        if name == where:
-            self._tensors[name] = Tensor(name, *spec(array), lambda: array)
-        return name
+        key = digest(array)
+        if key not in self._names:
+            while where in self._tensors:  # a model's name may have a slash
+                where += "+"
+            self._names[key] = where
+            self._tensors[where] = Tensor(where, *spec(array), lambda: array)
+        return self._names[key]
 
     def write(self, path: Path, document: Mapping[str, Any]) -> None:
         """The file, whole or not at all."""
