@@ -1636,3 +1636,50 @@ def test_what_cannot_be_recorded(live: dict[str, list[Any]]) -> None:
             models.record(path, given, X)
         assert str(said.value) == text
     assert live["recorded"] == []
+
+
+# -- a flattening that is inferred from the layers
+
+KERNEL = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
+ROWS = np.arange(24, dtype=np.float32).reshape(3, 8)  # of inputs that are two channels of four
+TURNED = ROWS.reshape(3, 2, 4).transpose(0, 2, 1).reshape(3, 8)  # channels last
+
+
+def convolutional(name: str, weight: np.ndarray, order: str, **changes: Any) -> Recorded:
+    """A convolution whose channels a linear layer takes flattened, in this order as far as layers tell."""
+    arrays = {"0.weight": KERNEL, "2.weight": weight}
+    about = side(arrays, {"0": "conv"}, order=order)
+    return subject(name, side=about, gradients={**arrays, "2.weight": weight + 1}, **changes)
+
+
+def test_a_flattening_is_inferred_where_the_orders_differ(compared: Compare) -> None:
+    found = compared(convolutional("a", ROWS, "first"), convolutional("b", TURNED, "last"))
+    move = found.pairs[0].plan.moves[1]  # type: ignore[union-attr]
+    assert found.agrees and move.turn is not None and move.make().tolist() == TURNED.tolist()
+    assert [check.distance for check in found.checks if check.check == "gradients"] == [0.0]
+
+
+def test_a_flattening_that_the_values_know_nothing_of_is_left_out_where_outputs_agree(compared: Compare) -> None:
+    found = compared(convolutional("a", ROWS, "first"), convolutional("b", ROWS, "last"))
+    moves = found.pairs[0].plan.moves  # type: ignore[union-attr]
+    assert found.agrees, str(found)
+    assert [move.target for move in moves] == ["0.weight", "2.weight"] and moves[1].turn is None
+    assert moves[1].make().tolist() == ROWS.tolist() and moves[0].make().tolist() == KERNEL.tolist()
+    assert [check.distance for check in found.checks if check.check == "gradients"] == [0.0]
+
+
+@pytest.mark.parametrize("weight", [ROWS, ROWS + 1, TURNED], ids=["as there", "another", "permuted"])
+def test_a_flattening_stays_inferred_where_outputs_do_not_agree(compared: Compare, weight: np.ndarray) -> None:
+    far = {"passes": {dtype: gone(OUTPUT + 1) for dtype in WIDE}}
+    found = compared(convolutional("a", ROWS, "first"), convolutional("b", weight, "last", **far))
+    move = found.pairs[0].plan.moves[1]  # type: ignore[union-attr]
+    assert not found.agrees and move.turn is not None and move.make().tolist() == TURNED.tolist()
+    wrong = [check.items for check in found.checks if check.check == "values"]
+    assert wrong == [() if weight is TURNED else ("2.weight",)]
+    assert len([check for check in found.checks if check.check == "structure"]) == 1
+
+
+def test_another_difference_leaves_the_flattening_too(compared: Compare) -> None:
+    """Values of neither order say nothing of it: the pair is judged as it was planned."""
+    found = compared(convolutional("a", ROWS, "first"), convolutional("b", ROWS + 1, "last"))
+    assert not found.agrees and found.pairs[0].plan.moves[1].turn is not None  # type: ignore[union-attr]
