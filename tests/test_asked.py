@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from multiparam import errors
 from multiparam.comparison.artifact import OBJECTIVES
-from multiparam.comparison.asked import SCHEMA, Asked, Expected, excused, read
+from multiparam.comparison.asked import Asked, Expected, excused, read
 from multiparam.comparison.judge import Check
 from multiparam.comparison.models import BOUNDS
+from multiparam.comparison.schemas import schema as published
 from multiparam.model import OPTIMIZERS
 from multiparam.references import REFERENCE
 from multiparam.testing.architectures import examples
@@ -101,7 +102,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 
 
 def test_the_good_file_has_every_key() -> None:
-    schema = json.loads(SCHEMA.read_text("utf-8"))
+    schema = published("compare")
     assert set(schema["properties"]) == {field.name for field in dataclasses.fields(Asked)}
     assert all(key in GOOD for key in schema["properties"])
 
@@ -345,7 +346,7 @@ def subschemas(schema: dict[str, Any], place: str = "") -> Iterator[tuple[str, d
             yield from subschemas(schema[word], f"{place}.{word}")
 
 
-PUBLISHED = json.loads(SCHEMA.read_text("utf-8"))
+PUBLISHED = published("compare")
 
 
 def test_the_schema_is_one() -> None:

@@ -20,11 +20,11 @@ from ..errors import FileError, InvalidArgument
 from ..paths import did_you_mean, matches
 from ..rules import renamer
 from .judge import Check
+from .schemas import schema
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
-SCHEMA = Path(__file__).with_name("schemas") / "compare.json"
 BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML takes without quotes
 
 
@@ -200,7 +200,7 @@ def _validator() -> Any:
 
     types = Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite)  # TOML has inf and nan, JSON has not
     made = validators.extend(Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]
-    return made(json.loads(SCHEMA.read_text("utf-8")))
+    return made(schema("compare"))
 
 
 def _is_finite(_: Any, value: Any) -> bool:

@@ -172,19 +172,20 @@ class Live(Subject):
 
     def verify(self, plan: Plan, target: Model) -> None:
         """After a transfer in which a flattening was inferred: keep what agrees, with it or without."""
-        order = self.side.order
-        inputs = tuple(np.ascontiguousarray(transferring.turned(order, a)) for a in self.task.inputs)
         with _said(f"{self.name} does not run on these inputs"):
-            transferring.verified(plan, self.net, target, inputs)
+            transferring.verified(plan, self.net, target, self._turned())
+
+    def _turned(self) -> tuple[np.ndarray, ...]:
+        """The inputs in the model's own order of channels."""
+        return tuple(np.ascontiguousarray(transferring.turned(self.side.order, a)) for a in self.task.inputs)
 
     def _inputs(self, dtype: str) -> tuple[Any, ...]:
-        arrays = (np.ascontiguousarray(transferring.turned(self.side.order, a)) for a in self.task.inputs)
+        arrays = self._turned()
         cast = (a.astype(dtype, copy=False) if a.dtype.kind == "f" and dtype != "bfloat16" else a for a in arrays)
         return tuple(self.net.adapter.from_numpy(array) for array in cast)
 
     def _batch(self) -> tuple[np.ndarray, ...]:
-        inputs = (np.ascontiguousarray(transferring.turned(self.side.order, a)) for a in self.task.inputs)
-        return (*inputs, *self.task.targets)
+        return (*self._turned(), *self.task.targets)
 
     def grads(self) -> Arrays:
         step = self.net.value_and_grad(self.task.objective or mean_square, train=False)
