@@ -21,11 +21,11 @@ slow: $(VENV)/.ready
 
 # Faults planted in adapters, and whether the conformance kit notices them.
 mutants: $(VENV)/.ready
-	@$(BIN)/python tests/mutants.py
+	@$(BIN)/python tools/mutants.py
 
 # Small faults planted in what judges, and whether the quick tests notice them: minutes.
 mutation: $(VENV)/.ready
-	@$(BIN)/python tests/mutation.py --jobs $(JOBS)
+	@$(BIN)/python tools/mutation.py --jobs $(JOBS)
 
 # 10,000 random networks and as many sequences of operations in each backend: hours. One backend: SOAK="--backend torch".
 soak: $(VENV)/.ready

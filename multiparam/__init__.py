@@ -14,23 +14,23 @@ __version__ = "0.1.0"
 
 # public name -> (module, name in it; None for the module itself)
 _LAZY: dict[str, tuple[str, str | None]] = {
-    "backends": ("registry", "backends"),
-    "use": ("registry", "use"),
-    "wrap": ("model", "wrap"),
-    "build": ("model", "build"),
-    "to_numpy": ("model", "to_numpy"),
-    "Model": ("model", "Model"),
-    "Parameter": ("parameter", "Parameter"),
-    "Group": ("parameter", "Group"),
-    "Recorder": ("recorder", "Recorder"),
-    "save": ("files", "save"),
-    "load": ("files", "load"),
-    "read": ("formats", "read"),
+    "backends": ("core.registry", "backends"),
+    "use": ("core.registry", "use"),
+    "wrap": ("core.model", "wrap"),
+    "build": ("core.model", "build"),
+    "to_numpy": ("core.arrays", "to_numpy"),
+    "Model": ("core.model", "Model"),
+    "Parameter": ("core.parameter", "Parameter"),
+    "Group": ("core.group", "Group"),
+    "Recorder": ("core.recorder", "Recorder"),
+    "save": ("weights.files", "save"),
+    "load": ("weights.files", "load"),
+    "read": ("weights.formats", "read"),
     "compare": ("comparison.models", "compare"),
     "record": ("comparison.models", "record"),
-    "plan": ("plans", "plan"),
-    "transfer": ("transferring", "transfer"),
-    "register_layer": ("layouts", "register_layer"),
+    "plan": ("transfers.plan", "plan"),
+    "transfer": ("transfers.apply", "transfer"),
+    "register_layer": ("core.layers", "register_layer"),
     "nn": ("nn", None),
     "init": ("initializers", None),
     "losses": ("losses", None),
@@ -43,16 +43,18 @@ if TYPE_CHECKING:
     from . import errors, losses, nn
     from . import initializers as init
     from .comparison.models import compare, record
+    from .core.arrays import to_numpy
+    from .core.group import Group
+    from .core.layers import register_layer
+    from .core.model import Model, build, wrap
+    from .core.parameter import Parameter
+    from .core.recorder import Recorder
+    from .core.registry import backends, use
     from .errors import MultiparamError, MultiparamWarning
-    from .files import load, save
-    from .formats import read
-    from .layouts import register_layer
-    from .model import Model, build, to_numpy, wrap
-    from .parameter import Group, Parameter
-    from .plans import plan
-    from .recorder import Recorder
-    from .registry import backends, use
-    from .transferring import transfer
+    from .transfers.apply import transfer
+    from .transfers.plan import plan
+    from .weights.files import load, save
+    from .weights.formats import read
 
 __all__ = [
     "Group",

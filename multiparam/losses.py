@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .model import Model
+    from .core.model import Model
 
 
 def mse(net: Model, inputs: Any, targets: Any) -> Any:

@@ -5,18 +5,20 @@ inputs. Using one layer object twice shares it. Data is channels first, ``(N, C,
 
     >>> shared = Linear(8)
     >>> spec = Sequential(Linear(8), ReLU(), shared, ReLU(), shared, ReLU(), Linear(1))
-    >>> [node.shape for node in plan(spec, (4,)).leaves()][-1]
+    >>> [node.shape for node in infer_shapes(spec, (4,)).leaves()][-1]
     (1,)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from .errors import InvalidArgument, ShapeError, WrongType
 
+T = TypeVar("T")
 Shape = tuple[int, ...]  # without the batch axis
 Size = int | tuple[int, ...]
 
@@ -283,7 +285,7 @@ class Node:
 
 
 @dataclass
-class Plan:
+class Architecture:
     """An architecture with every shape known: what a backend's ``build`` gets."""
 
     root: Node
@@ -299,8 +301,31 @@ class Plan:
         """The input's shape without the batch axis."""
         return self.root.input
 
+    def assemble(self, make: Callable[[Node, Callable[[Node], T]], T]) -> T:
+        """The native model, made from the leaves up: one native layer for each layer, wherever it is used.
 
-def plan(spec: Layer, shape: Shape, dtype: str = "float32") -> Plan:
+        Args:
+            make: ``make(node, build)`` makes the native layer of a node; ``build(child)`` gives that of a child.
+
+            >>> shared = Linear(4)
+            >>> made = infer_shapes(Sequential(shared, ReLU(), shared), (4,)).assemble(
+            ...     lambda node, build: [build(child) for child in node.children]
+            ... )
+            >>> made[0] is made[2], made[0] is made[1]
+            (True, False)
+        """
+        made: dict[int, T] = {}
+
+        def build(node: Node) -> T:
+            key = id(node.layer)
+            if key not in made:
+                made[key] = make(node, build)
+            return made[key]
+
+        return build(self.root)
+
+
+def infer_shapes(spec: Layer, shape: Shape, dtype: str = "float32") -> Architecture:
     """Infer every shape of an architecture and where its data must change order.
 
     Raises :class:`~multiparam.errors.ShapeError` naming the layer, and WrongType for something that is no layer.
@@ -317,7 +342,7 @@ def plan(spec: Layer, shape: Shape, dtype: str = "float32") -> Plan:
                     f"One {type(first.layer).__name__} is shared at {_at(first.path)} and {_at(other.path)} "
                     f"but gets {first.input} and {other.input} there"
                 )
-    result = Plan(root, dtype, frozenset(key for key, nodes in uses.items() if len(nodes) > 1))
+    result = Architecture(root, dtype, frozenset(key for key, nodes in uses.items() if len(nodes) > 1))
     _order(root, "first", result.shared, close=True)
     return result
 

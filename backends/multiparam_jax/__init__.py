@@ -1,13 +1,13 @@
 """JAX with Flax, linen and NNX, for multiparam. This module imports no framework."""
 
-from multiparam.registry import BackendInfo
+from multiparam.core.registry import BackendInfo
 
 backend = BackendInfo(
     "jax",
     recognises=("flax",),
     arrays=("jax", "jaxlib", "flax"),
     requires=("jax", "flax", "optax"),
-    adapter="multiparam_jax.adapter:JaxBackend",
+    adapter="multiparam_jax.adapter:JaxAdapter",
     install='pip install "multiparam[jax]"',
     reads={".msgpack": "multiparam_jax.files:read"},
     writes={".msgpack": "multiparam_jax.writer:write"},

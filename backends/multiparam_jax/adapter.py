@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,16 +13,16 @@ from flax import linen as flax_linen
 from flax import nnx as flax_nnx
 
 from multiparam import nn
+from multiparam.core.protocol import Adapter, Host
 from multiparam.errors import Unrecognised
-from multiparam.protocol import Backend, Host
 
-from .arrays import Ops, from_numpy, scope
+from .arrays import Namespace, from_numpy, scope
 from .linen import LinenHost, host_for, zeros
 from .modules import chain
 from .nnx import NnxHost
 
 
-class JaxBackend(Ops, Backend):
+class JaxAdapter(Adapter):
     """flax.linen, flax.nnx and optax."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...], variables: Any = None, seed: int = 0) -> Host:
@@ -32,9 +32,9 @@ class JaxBackend(Ops, Backend):
             return NnxHost(native)
         raise Unrecognised(f"mp.wrap takes a linen or an NNX module, not {type(native).__qualname__}.")
 
-    def build(self, plan: nn.Plan, dtype: str) -> LinenHost:
-        module = chain(plan, dtype)
-        x = np.zeros((2, *plan.input), plan.dtype)
+    def build(self, architecture: nn.Architecture, dtype: str) -> LinenHost:
+        module = chain(architecture, dtype)
+        x = np.zeros((2, *architecture.input), architecture.dtype)
         return host_for(module, (x,), zeros(module, x, dtype), 0)
 
     def to_numpy(self, array: Any) -> np.ndarray:
@@ -45,9 +45,8 @@ class JaxBackend(Ops, Backend):
     def from_numpy(self, array: np.ndarray) -> jax.Array:
         return from_numpy(array)
 
-    def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
-        with scope([array.dtype for array in arrays]):
-            return jnp.concatenate(arrays, axis)
+    def namespace(self, array: Any) -> type[Namespace]:
+        return Namespace
 
     def detach(self, array: Any) -> Any:
         return array  # immutable

@@ -12,8 +12,10 @@ import numpy as np
 import optax
 from flax import linen, nnx
 
-from multiparam import layouts
-from multiparam.packed import Composite, Leaf, attention, gates
+from multiparam.core import layers as layer_kinds
+from multiparam.core import layouts
+from multiparam.core.arrays import contiguous
+from multiparam.core.composite import Composite, Leaf, attention, gates
 
 NORM = {"scale": ("weight", "C"), "bias": ("bias", "C")}
 
@@ -23,12 +25,12 @@ def _kernel(module: Any) -> tuple[int, ...]:
 
 
 def _spatial(name: str) -> Callable[[Any], tuple[int, ...]]:
-    return lambda module: layouts.sizes(getattr(module, name), len(_kernel(module)))
+    return lambda module: layer_kinds.per_axis(getattr(module, name), len(_kernel(module)))
 
 
 CONV: dict[str, Any] = {
     "stride": _spatial("strides"),
-    "padding": lambda module: layouts.padding(
+    "padding": lambda module: layer_kinds.padding(
         module.padding, _kernel(module), _spatial("strides")(module), _spatial("kernel_dilation")(module)
     ),
     "dilation": _spatial("kernel_dilation"),
@@ -58,7 +60,7 @@ RECURRENT = {
     nnx.GRUCell: "gru_cell",
     nnx.MultiHeadAttention: "attention",
 }
-LAYERS = layouts.Layers(
+LAYERS = layer_kinds.Layers(
     {
         linen.Dense: "linear",
         **RECURRENT,
@@ -102,7 +104,7 @@ LAYERS = layouts.Layers(
         "rmsnorm": {"eps": "epsilon"},
         "groupnorm": {"eps": "epsilon", "groups": "num_groups"},
         "instancenorm": {"eps": "epsilon"},
-        "batchnorm": {"eps": "epsilon", "momentum": lambda module: layouts.old_to_new(module.momentum)},
+        "batchnorm": {"eps": "epsilon", "momentum": lambda module: layer_kinds.momentum_from_decay(module.momentum)},
         "rnn_cell": {"activation": lambda cell: cell.activation_fn.__name__},
         "lstm_cell": GATED,
         "gru_cell": GATED,
@@ -134,7 +136,7 @@ def _one(kind: str, input: str, hidden: str) -> Composite:
 
 
 GRU_HIDDEN = {"bias_ih": ("ir", "iz", "in"), "bias_hn": ("hn",)}
-COMPOSITES: layouts.ByClass[Composite] = layouts.ByClass(
+COMPOSITES: layer_kinds.ByClass[Composite] = layer_kinds.ByClass(
     {
         linen.MultiHeadDotProductAttention: ATTENTION,
         linen.LSTMCell: _lstm("ii", "if", "ig", "io"),
@@ -154,7 +156,7 @@ COMPOSITES: layouts.ByClass[Composite] = layouts.ByClass(
 )
 
 
-def leaves_of(module: Any) -> layouts.LeafNames | None:
+def leaves_of(module: Any) -> layer_kinds.LeafNames | None:
     """The leaves of one module where its options change their layout: ``transpose_kernel`` reverses nothing."""
     if getattr(module, "transpose_kernel", False):
         return {"kernel": ("weight", "*OI"), "bias": ("bias", "O")}
@@ -182,18 +184,18 @@ def from_numpy(array: np.ndarray) -> jax.Array:
     """A copy. JAX may adopt numpy memory, or copy it later: so it gets memory that nobody else can write to."""
     with scope([array.dtype]):
         if array.flags.c_contiguous:
-            return jnp.asarray(layouts.contiguous(array))
+            return jnp.asarray(contiguous(array))
         # XLA is quicker at changing the order than numpy. It may work on after the call, so wait for it.
         return jax.block_until_ready(jnp.asarray(array))
 
 
-class Ops:
-    """The steps of a layout."""
+class Namespace:
+    """jax.numpy, in the precision of the arrays: outside of a scope, float64 arrays come out as float32."""
 
     @staticmethod
-    def transpose(array: Any, axes: tuple[int, ...]) -> Any:
+    def permute_dims(array: Any, axes: tuple[int, ...]) -> Any:
         with scope([array.dtype]):
-            return jnp.transpose(array, axes)
+            return jnp.permute_dims(array, axes)
 
     @staticmethod
     def reshape(array: Any, shape: tuple[int, ...]) -> Any:
@@ -206,9 +208,9 @@ class Ops:
             return jnp.flip(array, axes)
 
     @staticmethod
-    def reorder(array: Any, order: tuple[int, ...]) -> Any:
-        with scope([array.dtype]):
-            return array[np.array(order)]
+    def concat(arrays: Sequence[Any], axis: int) -> Any:
+        with scope([array.dtype for array in arrays]):
+            return jnp.concat(arrays, axis=axis)
 
 
 class ArrayStorage:

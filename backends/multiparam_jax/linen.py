@@ -17,17 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
-from multiparam import layouts, paths
+from multiparam import paths
+from multiparam.core import layers as layer_kinds
+from multiparam.core import layouts
+from multiparam.core.composite import fold
+from multiparam.core.protocol import Activation, Host, Run, Slot
 from multiparam.errors import ShapeError, TieError, UnknownShapes
-from multiparam.packed import fold
-from multiparam.protocol import Activation, Host, Run, Slot
 
 from .arrays import (
     COMPOSITES,
     FLOAT32,
     LAYERS,
     ArrayStorage,
-    Ops,
+    Namespace,
     OptaxOptimizer,
     compiled_step,
     from_numpy,
@@ -92,8 +94,8 @@ class LinenHost(Host):
             node = tree
             for segment in key[:-1]:
                 node = node.setdefault(segment, {})
-            through = self._throughs.get(key)
-            node[key[-1]] = leaf.native if through is None else through.apply(leaf.native, Ops)
+            view = self._throughs.get(key)
+            node[key[-1]] = leaf.native if view is None else view.apply(leaf.native, Namespace)
         return tree
 
     @variables.setter
@@ -104,9 +106,9 @@ class LinenHost(Host):
             raise ShapeError(f"The variables given back have another structure: {', '.join(map(repr, odd[:4]))}.")
         values: dict[Leaf, tuple[Key, Any]] = {}
         for key, array in given.items():
-            leaf, through = self._leaves[key], self._throughs.get(key)
+            leaf, view = self._leaves[key], self._throughs.get(key)
             array = from_numpy(array) if isinstance(array, np.ndarray) else array
-            array = array if through is None else through.undo(array, Ops)
+            array = array if view is None else view.undo(array, Namespace)
             if (array.shape, array.dtype) != (leaf.native.shape, leaf.native.dtype):
                 is_, was = (f"{a.dtype}{list(a.shape)}" for a in (array, leaf.native))
                 raise ShapeError(f"{'.'.join(key)!r} was given back as {is_}; it is {was}.")
@@ -120,14 +122,8 @@ class LinenHost(Host):
             leaf.set(array)
 
     def slots(self) -> list[Slot]:
-        found = []
-        for place in self._places:
-            key = (*place.owner, place.leaf)
-            slot = Slot(place.path, place.positions, place.kind, self._leaves[key], place.own, place.owner, place.leaf,
-                        place.buffer, self._throughs.get(key))  # fmt: skip
-            slot.part, slot.apart, slot.row, slot.home = place.part, place.apart, place.row, place.home
-            found.append(slot)
-        return found
+        keys = ((place, (*place.owner, place.leaf)) for place in self._places)
+        return [place.replace(storage=self._leaves[key], view=self._throughs.get(key)) for place, key in keys]
 
     def _dtypes(self) -> set[Any]:
         return {leaf.native.dtype for leaf in self._leaves.values()}
@@ -152,7 +148,7 @@ class LinenHost(Host):
         with wide, linen.intercept_methods(note):
             yield
 
-    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
+    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
         holding = {place.path[:-1] for place in self._places}
         shown: dict[Scope, Iterator[str]] = {
             path: itertools.cycle(map(paths.text, places))
@@ -164,14 +160,14 @@ class LinenHost(Host):
             output = call(*args, **kwargs)
             concrete = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(output))  # not in a scan
             if concrete and context.method_name == "__call__" and context.module.path in shown:
-                see(Activation(next(shown[context.module.path]), args, output))
+                on_call(Activation(next(shown[context.module.path]), args, output))
             return output
 
         with linen.intercept_methods(note):
             return self.call(inputs, {}, False)
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
-        module = self._modules.get(slot.home)
+        module = self._modules.get(slot.options_layer)
         return {} if module is None else LAYERS.options(module)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
@@ -189,15 +185,15 @@ class LinenHost(Host):
                 self._leaves[key].set(array)
         return output
 
-    def bind(self, slots: Sequence[Slot], storage: Any, through: layouts.Layout | None = None) -> None:
+    def bind(self, slots: Sequence[Slot], storage: Any, view: layouts.Layout | None = None) -> None:
         key = (*slots[0].owner, slots[0].leaf)
         self._leaves[key] = storage
         self._throughs.pop(key, None)
-        if through is not None:
-            self._throughs[key] = through
+        if view is not None:
+            self._throughs[key] = view
 
-    def copy(self, storage: Any, through: layouts.Layout | None = None) -> Leaf:
-        values = storage.native if through is None else through.apply(storage.native, Ops)
+    def copy(self, storage: Any, view: layouts.Layout | None = None) -> Leaf:
+        values = storage.native if view is None else view.apply(storage.native, Namespace)
         return Leaf(values, storage.trainable)
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
@@ -337,7 +333,7 @@ def _visit(
         owner = tree.owners.setdefault(key[:-1], key[:-1])
         tree.owned[owner] = module
         own.append(Slot((*path, name), positions, kind, tree.all[key], layout, owner, key[-1], key[0] != "params"))
-    own.sort(key=lambda place: layouts.rank(kind, place.path[-1]))
+    own.sort(key=lambda place: layer_kinds.rank(kind, place.path[-1]))
     start = len(places)
     places.extend(own)
     attributes = list(_children(module))
@@ -351,10 +347,10 @@ def _visit(
         if child.path not in there and not handed_on:
             _visit(child, (*path, child.path[-1]), (*positions, position), tree, places)
             position += 1
-    composite, home = COMPOSITES.of(type(module)), ("params", *scope_path)
-    tree.owned[home] = module
+    composite, options_layer = COMPOSITES.of(type(module)), ("params", *scope_path)
+    tree.owned[options_layer] = module
     if composite is not None:
-        fold(composite, places, start, len(path), home)
+        fold(composite, places, start, len(path), options_layer)
 
 
 def _children(module: linen.Module) -> Iterator[tuple[tuple[str, ...], tuple[int, ...], linen.Module]]:

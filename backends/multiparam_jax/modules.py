@@ -70,10 +70,10 @@ def _run(layer: Any, x: jax.Array, train: bool) -> jax.Array:
     return layer(x)  # type: ignore[no-any-return]
 
 
-def chain(plan: nn.Plan, dtype: str) -> Chain:
+def chain(architecture: nn.Architecture, dtype: str) -> Chain:
     """An architecture as a Chain, whatever its root is."""
     made: dict[int, Any] = {}
-    root = plan.root
+    root = architecture.root
     module = _build(root, made, dtype)
     if isinstance(module, Chain):
         return module

@@ -11,18 +11,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from multiparam import layouts, paths
+from multiparam import paths
+from multiparam.core import layers as layer_kinds
+from multiparam.core import layouts
+from multiparam.core.composite import fold
+from multiparam.core.identity import LayerNames, Storages, watch_calls
+from multiparam.core.protocol import Activation, Host, Run, Slot
 from multiparam.errors import Unsupported, UnsupportedAttribute
-from multiparam.identity import Names, Storages, watched
-from multiparam.packed import fold
-from multiparam.protocol import Activation, Host, Run, Slot
 
 from .arrays import (
     COMPOSITES,
     FLOAT32,
     LAYERS,
     ArrayStorage,
-    Ops,
+    Namespace,
     OptaxOptimizer,
     compiled_step,
     in_float64,
@@ -66,32 +68,37 @@ class View(nnx.Param):  # type: ignore[type-arg]
 
 
 @functools.cache
-def _seen_through(cls: type, leaf: str, through: layouts.Layout) -> type:
+def _seen_through(cls: type, leaf: str, view: layouts.Layout) -> type:
     """A class of modules whose ``leaf`` is a layout of the Variable in another attribute. NNX follows the Variable
     itself, as one shared; what it computes with is made of it at each use, so that gradients reach it."""
 
     def view(self: Any) -> Any:
         shared = VariableStorage(getattr(self, leaf + TIED)).get()
-        return View(through.apply(shared, Ops))
+        return View(view.apply(shared, Namespace))
 
     body = {leaf: property(view), "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    return type(cls)(cls.__name__, (cls,), {**body, "_multiparam_through": (leaf, through)})
+    return type(cls)(cls.__name__, (cls,), {**body, "_multiparam_through": (leaf, view)})
 
 
 def _seen_plainly(cls: type, leaf: str) -> type:
     """The class without that leaf's view; another leaf's may have been made after it."""
-    base, (name, through) = cls.__base__, vars(cls)["_multiparam_through"]
+    base, (name, view) = cls.__base__, vars(cls)["_multiparam_through"]
     assert base is not None
-    return base if name == leaf else _seen_through(_seen_plainly(base, leaf), name, through)
+    return base if name == leaf else _seen_through(_seen_plainly(base, leaf), name, view)
 
 
 def _tied(module: Any, name: str) -> tuple[str, layouts.Layout | None]:
     """An attribute's own name and, where it holds a transposed tie, the name and layout of that."""
     for cls in type(module).__mro__:
-        leaf, through = vars(cls).get("_multiparam_through", (None, None))
+        leaf, view = vars(cls).get("_multiparam_through", (None, None))
         if leaf is not None and name == leaf + TIED:
-            return leaf, through
+            return leaf, view
     return name, None
+
+
+def _key(slot: Slot) -> tuple[Any, ...]:
+    """What tells a slot from all others: parts of one parameter have one path."""
+    return slot.path, None if slot.piece is None else slot.piece.part
 
 
 class NnxHost(Host):
@@ -108,12 +115,10 @@ class NnxHost(Host):
         self._layers: list[tuple[str, Any]] = []
         self._walk(self.native, (), (), found, ())
         self._storages.keep(found)
-        mine = {(slot.path, slot.part): slot for slot in found}
+        mine = {_key(slot): slot for slot in found}
         if self._like is not None and mine.keys() == {key for key, _ in self._like}:
-            found = [mine[key] for key, _ in self._like]
-            for slot, (_, positions) in zip(found, self._like, strict=True):
-                slot.positions = positions
-        self._like = [((slot.path, slot.part), slot.positions) for slot in found]
+            found = [mine[key].replace(positions=positions) for key, positions in self._like]
+        self._like = [(_key(slot), slot.positions) for slot in found]
         return found
 
     def _walk(
@@ -128,13 +133,13 @@ class NnxHost(Host):
         for name, value in entries(module):
             if isinstance(value, nnx.Variable):
                 storage = self._storages.of(value, VariableStorage)
-                name, through = _tied(module, name)
-                shape = storage.shape or () if through is None else through.shape(storage.shape or ())
+                name, view = _tied(module, name)
+                shape = storage.shape or () if view is None else view.shape(storage.shape or ())
                 leaf, layout = LAYERS.canonical(type(module), name, shape, leaves_of(module))
                 buffer = not isinstance(value, nnx.Param)
-                own.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer, through))
+                own.append(Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer, view))
         start = len(found)
-        found.extend(sorted(own, key=lambda slot: layouts.rank(kind, slot.path[-1])))
+        found.extend(sorted(own, key=lambda slot: layer_kinds.rank(kind, slot.path[-1])))
         inline = isinstance(module, nnx.Sequential)  # its list of layers is the sequence itself
         for name, value in entries(module):
             if not isinstance(value, nnx.Variable):
@@ -168,16 +173,16 @@ class NnxHost(Host):
             for module, dtype in told:
                 module.dtype = dtype
 
-    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
+    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
         def concrete(call: Activation) -> None:
             if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(call.output)):  # not in a scan
-                see(call)
+                on_call(call)
 
-        with watched(Names(self._layers), concrete):
+        with watch_calls(LayerNames(self._layers), concrete):
             return self.call(inputs, {}, False)
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
-        return LAYERS.options(slot.home)
+        return LAYERS.options(slot.options_layer)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         with self._mode(train), scope({storage.get().dtype for storage in self._storages}):
@@ -198,18 +203,18 @@ class NnxHost(Host):
             for module, name, value in before:
                 setattr(module, name, value)
 
-    def bind(self, slots: Sequence[Slot], storage: Any, through: layouts.Layout | None = None) -> None:
+    def bind(self, slots: Sequence[Slot], storage: Any, view: layouts.Layout | None = None) -> None:
         owner, leaf = slots[0].owner, slots[0].leaf
-        if through is not None and (isinstance(owner, (list, tuple, dict)) or not hasattr(owner, leaf)):
+        if view is not None and (isinstance(owner, (list, tuple, dict)) or not hasattr(owner, leaf)):
             raise Unsupported("NNX lists hold no views: a parameter in a list cannot be the transpose of another.")
         order = list(vars(owner)) if hasattr(owner, "__dict__") else []
-        if slots[0].through is not None:
+        if slots[0].view is not None:
             delattr(owner, leaf + TIED)
             owner.__class__ = _seen_plainly(type(owner), leaf)
-        if through is not None:
-            if slots[0].through is None:
+        if view is not None:
+            if slots[0].view is None:
                 delattr(owner, leaf)
-            owner.__class__ = _seen_through(type(owner), leaf, through)
+            owner.__class__ = _seen_through(type(owner), leaf, view)
             leaf += TIED
         if leaf.isdigit() and isinstance(owner, nnx.List):
             owner[int(leaf)] = storage.native
@@ -223,11 +228,11 @@ class NnxHost(Host):
                 held[name] = held.pop(name)
         self._storages.add(storage)
 
-    def copy(self, storage: Any, through: layouts.Layout | None = None) -> VariableStorage:
+    def copy(self, storage: Any, view: layouts.Layout | None = None) -> VariableStorage:
         native = storage.native.copy()
         fresh = self._storages.of(native, VariableStorage)
-        if through is not None:
-            fresh.set(through.apply(fresh.get(), Ops))
+        if view is not None:
+            fresh.set(view.apply(fresh.get(), Namespace))
         fresh.trainable = storage.trainable
         return fresh
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from flax import nnx, serialization
 
+from multiparam.core.protocol import Host
 from multiparam.errors import InvalidArgument
-from multiparam.model import Model
 
 
-def write(source: Model | Mapping[str, np.ndarray], path: Path) -> None:
+def write(source: Host | Mapping[str, np.ndarray], path: Path) -> None:
     """A model's own variables, or arrays by name as the tree that the dots in their names say."""
-    tree = _variables(source) if isinstance(source, Model) else _tree(source)
+    tree = _tree(source) if isinstance(source, Mapping) else _variables(source)
     path.write_bytes(serialization.msgpack_serialize(tree))
 
 
-def _variables(net: Model) -> Any:
+def _variables(net: Host) -> Any:
     """What linen's ``apply`` takes; of an NNX module the state but for random number generators, without its types."""
     if not isinstance(net.native, nnx.Module):
         return serialization.to_state_dict(net.variables)

@@ -1,13 +1,13 @@
 """MXNet Gluon 1.9.1 for multiparam. This module imports no framework."""
 
-from multiparam.registry import BackendInfo
+from multiparam.core.registry import BackendInfo
 
 backend = BackendInfo(
     "mxnet",
     recognises=("mxnet",),
     arrays=("mxnet",),
     requires=("mxnet",),
-    adapter="multiparam_mxnet.adapter:MxnetBackend",
+    adapter="multiparam_mxnet.adapter:MxnetAdapter",
     install='pip install "multiparam[mxnet]"',
     reads={".params": "multiparam_mxnet.files:read"},
     writes={".params": "multiparam_mxnet.writer:write"},

@@ -11,14 +11,18 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from multiparam import layouts, nn, paths
+from multiparam import nn, paths
+from multiparam.core import layers as layer_kinds
+from multiparam.core import layouts
+from multiparam.core.arrays import contiguous
+from multiparam.core.identity import LayerNames, Storages
+from multiparam.core.protocol import Activation, Adapter, Host, Run, Slot
 from multiparam.errors import UnknownShapes, Unrecognised, Unsupported
-from multiparam.identity import Names, Storages
-from multiparam.protocol import Activation, Backend, Host, Run, Slot
 
 from .load import load
 
@@ -40,7 +44,7 @@ CONV: dict[str, Any] = {
     "groups": lambda block: block._kwargs["num_group"],
     "activation": lambda block: _activation(block.act),
 }
-LAYERS = layouts.Layers(
+LAYERS = layer_kinds.Layers(
     {
         gnn.Dense: "linear",
         gnn.Conv1D: "conv",
@@ -77,11 +81,11 @@ LAYERS = layouts.Layers(
         "instancenorm": {"eps": "_epsilon"},
         "batchnorm": {
             "eps": lambda block: block._kwargs["eps"],
-            "momentum": lambda block: layouts.old_to_new(block._kwargs["momentum"]),
+            "momentum": lambda block: layer_kinds.momentum_from_decay(block._kwargs["momentum"]),
         },
         "rnn": {"activation": lambda block: block._mode.removeprefix("rnn_")},
         "rnn_cell": {"activation": "_activation"},
-        **dict.fromkeys(("lstm", "lstm_cell", "gru", "gru_cell"), layouts.GATED),
+        **dict.fromkeys(("lstm", "lstm_cell", "gru", "gru_cell"), layer_kinds.GATED),
     },
 )
 CHANNELS_LAST = {
@@ -101,7 +105,7 @@ _copies = itertools.count()
 
 
 @functools.cache
-def _recurrent_leaves(leaves: tuple[str, ...]) -> layouts.LeafNames:
+def _recurrent_leaves(leaves: tuple[str, ...]) -> layer_kinds.LeafNames:
     """Gluon's names of a recurrent layer's leaves, "l0_i2h_weight", or a cell's, "i2h_weight"."""
     found = {}
     for leaf in leaves:
@@ -146,7 +150,7 @@ class GluonStorage:
         return self.native.data()
 
     def write(self, value: np.ndarray) -> None:
-        value = value if value.flags.c_contiguous else layouts.contiguous(value)
+        value = value if value.flags.c_contiguous else contiguous(value)
         with autograd.pause():
             try:
                 self.native.data()[:] = value
@@ -170,28 +174,33 @@ class GluonStorage:
         self.native.data()._fresh_grad = True
 
 
-class Ops:
-    """The steps of a layout, on arrays and symbols of both kinds."""
-
-    @staticmethod
-    def transpose(array: Any, axes: tuple[int, ...]) -> Any:
-        return array.transpose(*axes) if _is_np(array) else array.transpose(axes=axes)
-
-    @staticmethod
-    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
-        return array.reshape(shape)
-
-    @staticmethod
-    def flip(array: Any, axes: tuple[int, ...]) -> Any:
-        return (mx.np if _is_np(array) else mx.nd).flip(array, axes)
-
-    @staticmethod
-    def reorder(array: Any, order: tuple[int, ...]) -> Any:
-        return mx.np.array(array)[list(order)] if _is_np(array) else mx.nd.take(array, mx.nd.array(order))
-
-
 def _is_np(array: Any) -> bool:
     return isinstance(array, (mx.np.ndarray, mx.sym.np._Symbol))
+
+
+# What the array API standard names, on arrays and symbols of both kinds.
+NP = SimpleNamespace(
+    permute_dims=lambda array, axes: array.transpose(*axes),
+    reshape=lambda array, shape: array.reshape(shape),
+    flip=lambda array, axes: mx.np.flip(array, axes),
+    concat=lambda arrays, axis: mx.np.concatenate(arrays, axis),
+)
+ND = SimpleNamespace(
+    permute_dims=lambda array, axes: array.transpose(axes=axes),
+    reshape=lambda array, shape: array.reshape(shape),
+    flip=lambda array, axes: mx.nd.flip(array, axes),
+    concat=lambda arrays, axis: mx.nd.concat(*arrays, dim=axis),
+)
+
+
+def namespace(array: Any) -> SimpleNamespace:
+    """The namespace of an array's kind: numpy's or the older one."""
+    return NP if _is_np(array) else ND
+
+
+def _shown(change: Callable[[Any, Any], Any], array: Any) -> Any:
+    """An array in a layout, or back."""
+    return change(array, namespace(array))
 
 
 class Through(gluon.Parameter):  # type: ignore[misc,name-defined]
@@ -203,7 +212,7 @@ class Through(gluon.Parameter):  # type: ignore[misc,name-defined]
 
     def __init__(self, source: Any, layout: layouts.Layout) -> None:
         self.source = source
-        self.through = layout
+        self.view = layout
         super().__init__(f"{source.name}_through", source.grad_req, layout.shape(source.shape), source.dtype)
 
     @property
@@ -216,32 +225,32 @@ class Through(gluon.Parameter):  # type: ignore[misc,name-defined]
             self.source.grad_req = request
 
     def data(self, ctx: Any = None) -> Any:
-        return self.through.apply(self.source.data(ctx), Ops)
+        return _shown(self.view.apply, self.source.data(ctx))
 
     def list_data(self) -> list[Any]:
-        return [self.through.apply(array, Ops) for array in self.source.list_data()]
+        return [_shown(self.view.apply, array) for array in self.source.list_data()]
 
     def grad(self, ctx: Any = None) -> Any:
-        return self.through.apply(self.source.grad(ctx), Ops)
+        return _shown(self.view.apply, self.source.grad(ctx))
 
     def list_grad(self) -> list[Any]:
-        return [self.through.apply(array, Ops) for array in self.source.list_grad()]
+        return [_shown(self.view.apply, array) for array in self.source.list_grad()]
 
     def list_ctx(self) -> Any:
         return self.source.list_ctx()
 
     def var(self) -> Any:
-        return self.through.apply(self.source.var(), Ops)
+        return _shown(self.view.apply, self.source.var())
 
     def set_data(self, data: Any) -> None:
-        self.source.set_data(self.through.undo(data, Ops))
+        self.source.set_data(_shown(self.view.undo, data))
 
     def _reduce(self) -> Any:
-        return self.through.apply(self.source._reduce(), Ops)
+        return _shown(self.view.apply, self.source._reduce())
 
     def _load_init(self, data: Any, ctx: Any, cast_dtype: bool = False, dtype_source: str = "current") -> None:
         array = data if isinstance(data, mx.nd.NDArray) else mx.nd.array(data)
-        self.source._load_init(self.through.undo(array, Ops), ctx, cast_dtype, dtype_source)
+        self.source._load_init(_shown(self.view.undo, array), ctx, cast_dtype, dtype_source)
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the source is initialised where it is held."""
@@ -298,10 +307,10 @@ class GluonHost(Host):
             storage = self._storages.of(parameter.source if tied else parameter, GluonStorage)
             name, layout = LAYERS.canonical(type(block), leaf, parameter.shape or (), known)
             buffer = leaf in RUNNING or isinstance(parameter, gluon.Constant)
-            through = parameter.through if tied else None
-            own.append(Slot((*path, name), positions, kind, storage, layout, block, leaf, buffer, through))
+            view = parameter.view if tied else None
+            own.append(Slot((*path, name), positions, kind, storage, layout, block, leaf, buffer, view))
         if known is not last:  # Gluon lists all weights of a recurrent layer first
-            own.sort(key=lambda slot: layouts.rank(kind, slot.path[-1]))
+            own.sort(key=lambda slot: layer_kinds.rank(kind, slot.path[-1]))
         found += own
         for position, (name, child) in enumerate(block._children.items()):
             self._walk(child, (*path, name), (*positions, position), found)
@@ -329,12 +338,12 @@ class GluonHost(Host):
                 del block.hybrid_forward
             self.native.cast("float32")
 
-    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
+    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
         wanted = {slot.path[:-1] for slot in self.slots()}
-        names = Names((paths.text(path), block) for path, block in _places(self.native, ()) if path in wanted)
+        names = LayerNames((paths.text(path), block) for path, block in _places(self.native, ()) if path in wanted)
         active = [(b, b._active) for b in _blocks(self.native) if isinstance(b, gluon.HybridBlock)]
         hooks = [
-            block.register_forward_hook(lambda block, *call: see(Activation(names.next(block), *call)))
+            block.register_forward_hook(lambda block, *call: on_call(Activation(names.next(block), *call)))
             for block in names.layers
         ]
         try:
@@ -348,7 +357,7 @@ class GluonHost(Host):
                 block._active = was
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
-        return LAYERS.options(slot.home)
+        return LAYERS.options(slot.options_layer)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         if autograd.is_recording():  # inside the user's own record(), or a step: the mode is decided there
@@ -356,11 +365,11 @@ class GluonHost(Host):
         with autograd.train_mode() if train else autograd.predict_mode():
             return self.native(*inputs, **kwargs)
 
-    def bind(self, slots: Sequence[Slot], storage: Any, through: layouts.Layout | None = None) -> None:
+    def bind(self, slots: Sequence[Slot], storage: Any, view: layouts.Layout | None = None) -> None:
         block, leaf = slots[0].owner, slots[0].leaf
         old, new = slots[0].storage.native, storage.native
         # The three places a block keeps a parameter; plain assignment asserts that the two are the same.
-        held = new if through is None else Through(new, through)
+        held = new if view is None else Through(new, view)
         object.__setattr__(block, leaf, held)
         block._reg_params[leaf] = held
         entries = [(new.name, new) if p is old else (name, p) for name, p in block._params._params.items()]
@@ -371,9 +380,9 @@ class GluonHost(Host):
             if isinstance(each, gluon.HybridBlock):  # a compiled graph would go on using the old one
                 each._clear_cached_op()
 
-    def copy(self, storage: Any, through: layouts.Layout | None = None) -> GluonStorage:
+    def copy(self, storage: Any, view: layouts.Layout | None = None) -> GluonStorage:
         old = storage.native
-        values = old.data() if through is None else through.apply(old.data(), Ops)
+        values = old.data() if view is None else _shown(view.apply, old.data())
         fresh = gluon.Parameter(f"{old.name}_copy{next(_copies)}", old.grad_req, values.shape, old.dtype)
         fresh.initialize(mx.init.Zero(), ctx=old.list_ctx())
         fresh.set_data(values)
@@ -528,7 +537,7 @@ class Adam(mx.optimizer.Adam):  # type: ignore[misc,name-defined]
         weight[:] = weight - mean * rate / (square.sqrt() + self.epsilon)
 
 
-class MxnetBackend(Ops, Backend):
+class MxnetAdapter(Adapter):
     """mxnet.gluon 1.9.1."""
 
     unsupported = {
@@ -558,10 +567,10 @@ class MxnetBackend(Ops, Backend):
                 native(*inputs)
         return host
 
-    def build(self, plan: nn.Plan, dtype: str) -> GluonHost:
+    def build(self, architecture: nn.Architecture, dtype: str) -> GluonHost:
         if dtype == "bfloat16":
             raise Unsupported("MXNet 1.9.1 has no bfloat16. Use float32 or float16.")
-        native = _build(plan.root, {})
+        native = _build(architecture.root, {})
         native.cast(dtype)
         native.initialize(mx.init.Zero())  # MXNet's random ones fail for float64; the core fills everything
         native.hybridize()
@@ -576,10 +585,8 @@ class MxnetBackend(Ops, Backend):
         make = mx.np.array if mx.util.is_np_array() else mx.nd.array
         return make(array, dtype=array.dtype)
 
-    def concatenate(self, arrays: Sequence[Any], axis: int) -> Any:
-        if _is_np(arrays[0]):
-            return mx.np.concatenate(list(arrays), axis)
-        return mx.nd.concat(*arrays, dim=axis)
+    def namespace(self, array: Any) -> SimpleNamespace:
+        return namespace(array)
 
     def detach(self, array: Any) -> Any:
         return array.detach().copy()

@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from multiparam.core.arrays import numpy_dtype
+from multiparam.core.state import ArraySpec
 from multiparam.errors import FileError
-from multiparam.formats import Stamp
-from multiparam.state import Spec, dtype_of
+from multiparam.weights.formats import Stamp
 
 LIST, V1, V2, V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA  # V3: numpy's shapes, where () is a scalar
 DENSE = 0
@@ -36,14 +37,14 @@ class Array:
     def __init__(self, stamp: Stamp, start: int, shape: tuple[int, ...], dtype: str) -> None:
         self._stamp = stamp
         self._start = start
-        self.spec = Spec(shape, dtype)
+        self.spec = ArraySpec(shape, dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         shape, name = self.spec
         with open(self._stamp.path, "rb") as file:
             self._stamp.check()
             file.seek(self._start)
-            array = np.fromfile(file, dtype_of(name), math.prod(shape))
+            array = np.fromfile(file, numpy_dtype(name), math.prod(shape))
         if array.size != math.prod(shape):
             raise FileError(f"{str(self._stamp.path)!r} ends before its data does: it was cut short.")
         return array.reshape(shape) if dtype is None else array.reshape(shape).astype(dtype)

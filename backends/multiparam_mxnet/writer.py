@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from multiparam.core.protocol import Host
 from multiparam.errors import InvalidArgument
-from multiparam.model import Model
 
 from .files import DENSE, DTYPES, LIST, V2, V3
 
 CPU = (1, 0)  # the kind of device, and which
 
 
-def write(source: Model | Mapping[str, np.ndarray], path: Path) -> None:
+def write(source: Host | Mapping[str, np.ndarray], path: Path) -> None:
     """A model as ``save_parameters`` writes it, or arrays by name, as ``mx.nd.save`` does."""
-    if isinstance(source, Model):
+    if not isinstance(source, Mapping):
         source.native.save_parameters(str(path))
         return
     with open(path, "wb") as file:

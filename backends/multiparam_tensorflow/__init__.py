@@ -1,13 +1,13 @@
 """TensorFlow with Keras, 3 and tf_keras 2, for multiparam. This module imports no framework."""
 
-from multiparam.registry import BackendInfo
+from multiparam.core.registry import BackendInfo
 
 backend = BackendInfo(
     "tensorflow",
     recognises=("keras", "tf_keras"),
     arrays=("tensorflow", "keras", "tf_keras"),
     requires=("tensorflow", "keras"),
-    adapter="multiparam_tensorflow.adapter:TensorflowBackend",
+    adapter="multiparam_tensorflow.adapter:TensorflowAdapter",
     install='pip install "multiparam[tensorflow]"',
     writes={".weights.h5": "multiparam_tensorflow.writer:write"},
     models_only=(".weights.h5",),  # laid out as a model's layers are

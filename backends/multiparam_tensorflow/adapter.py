@@ -12,17 +12,21 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from multiparam import layouts, nn, paths
+from multiparam import nn, paths
+from multiparam.core import layers as layer_kinds
+from multiparam.core import layouts
+from multiparam.core.arrays import contiguous
+from multiparam.core.composite import Composite, Leaf, attention, fold
+from multiparam.core.identity import LayerNames, Storages, watch_calls
+from multiparam.core.protocol import Activation, Adapter, Host, Run, Slot
 from multiparam.errors import MultiparamWarning, UnknownShapes, Unrecognised, Unsupported
-from multiparam.identity import Names, Storages, watched
-from multiparam.packed import Composite, Leaf, attention, fold
-from multiparam.protocol import Activation, Backend, Host, Run, Slot
 
 from .build import functional
 from .optimizers import KerasOptimizer
@@ -64,7 +68,7 @@ KINDS = {
 }
 CONV: dict[str, Any] = {
     "stride": lambda layer: tuple(layer.strides),
-    "padding": lambda layer: layouts.padding(layer.padding, layer.kernel_size, layer.strides, layer.dilation_rate),
+    "padding": lambda layer: layer_kinds.padding(layer.padding, layer.kernel_size, layer.strides, layer.dilation_rate),
     "dilation": lambda layer: tuple(layer.dilation_rate),
     "groups": lambda layer: layer.input_spec.axes[-1] if hasattr(layer, "depth_multiplier") else layer.groups,
     "activation": lambda layer: layer.activation.__name__,
@@ -74,7 +78,7 @@ GATED: dict[str, Any] = {
     "recurrent_activation": lambda cell: cell.recurrent_activation.__name__,
 }
 EPS: dict[str, Any] = {"eps": "epsilon"}
-LAYERS = layouts.Layers(
+LAYERS = layer_kinds.Layers(
     {f"{root}.{name}": kind for root in ("keras", "tf_keras") for name, kind in KINDS.items()},
     {
         "linear": {"kernel": ("weight", "IO"), "bias": ("bias", "O")},
@@ -95,7 +99,7 @@ LAYERS = layouts.Layers(
         "layernorm": EPS,
         "rmsnorm": EPS,
         "groupnorm": {**EPS, "groups": "groups"},
-        "batchnorm": {**EPS, "momentum": lambda layer: layouts.old_to_new(layer.momentum)},
+        "batchnorm": {**EPS, "momentum": lambda layer: layer_kinds.momentum_from_decay(layer.momentum)},
         "rnn_cell": {"activation": lambda cell: cell.activation.__name__},
         **dict.fromkeys(("lstm_cell", "GRUCell"), GATED),
         "attention": {"heads": "_num_heads"},
@@ -123,7 +127,7 @@ COMPOSITES = {
     "RNN": SEQUENCE,
     "Bidirectional": Composite(within={"forward_layer": "", "backward_layer": "_reverse"}),
 }
-composites = layouts.ByClass(
+composites = layer_kinds.ByClass(
     {f"{root}.{name}": each for root in ("keras", "tf_keras") for name, each in COMPOSITES.items()}
 )
 
@@ -135,7 +139,7 @@ def composite_of(layer: Any) -> Composite | None:
 
 
 # A depthwise convolution is a grouped one; Keras 3 and tf_keras call its kernel differently.
-DEPTHWISE: layouts.LeafNames = {
+DEPTHWISE: layer_kinds.LeafNames = {
     "kernel": ("weight", _depthwise),
     "depthwise_kernel": ("weight", _depthwise),
     "bias": ("bias", "O"),
@@ -196,30 +200,19 @@ class VariableStorage:
         return _tensor(self.native)
 
     def write(self, value: np.ndarray) -> None:
-        self.native.assign(layouts.contiguous(value))  # a tensor may alias what it is made of
+        self.native.assign(contiguous(value))  # a tensor may alias what it is made of
 
     def grad(self) -> Any | None:
         return self.gradient
 
 
-class Ops:
-    """The steps of a layout, on TensorFlow's tensors and on those of another backend of Keras'."""
+# TensorFlow's names for what the array API standard names.
+TENSORS = SimpleNamespace(permute_dims=tf.transpose, reshape=tf.reshape, flip=tf.reverse, concat=tf.concat)
 
-    @staticmethod
-    def transpose(array: Any, axes: tuple[int, ...]) -> Any:
-        return tf.transpose(array, axes) if tf.is_tensor(array) else keras.ops.transpose(array, axes)
 
-    @staticmethod
-    def reshape(array: Any, shape: tuple[int, ...]) -> Any:
-        return tf.reshape(array, shape) if tf.is_tensor(array) else keras.ops.reshape(array, shape)
-
-    @staticmethod
-    def flip(array: Any, axes: tuple[int, ...]) -> Any:
-        return tf.reverse(array, axes) if tf.is_tensor(array) else keras.ops.flip(array, axes)
-
-    @staticmethod
-    def reorder(array: Any, order: tuple[int, ...]) -> Any:
-        return tf.gather(array, order) if tf.is_tensor(array) else keras.ops.take(array, order, axis=0)
+def namespace(array: Any) -> Any:
+    """That of TensorFlow's tensors, or of another backend of Keras'."""
+    return TENSORS if tf.is_tensor(array) else keras.ops
 
 
 class Through:
@@ -230,11 +223,12 @@ class Through:
 
     def __init__(self, source: Any, layout: layouts.Layout) -> None:
         self.source = source
-        self.through = layout
+        self.view = layout
 
     @property
     def value(self) -> Any:
-        return self.through.apply(_tensor(self.source), Ops)
+        tensor = _tensor(self.source)
+        return self.view.apply(tensor, namespace(tensor))
 
     def __tf_tensor__(self, dtype: Any = None, name: Any = None) -> tf.Tensor:
         value: tf.Tensor = self.value
@@ -255,7 +249,7 @@ class Through:
 
     @property
     def shape(self) -> Any:
-        shape = self.through.shape(tuple(self.source.shape))
+        shape = self.view.shape(tuple(self.source.shape))
         return shape if isinstance(self.source, keras.Variable) else tf.TensorShape(shape)
 
     @property
@@ -271,7 +265,7 @@ class Through:
         return str(self.source.name)
 
     def assign(self, value: Any) -> Any:
-        return self.source.assign(self.through.undo(np.asarray(_numpy(value)), np))
+        return self.source.assign(self.view.undo(np.asarray(_numpy(value)), np))
 
     def __getitem__(self, key: Any) -> Any:
         return self.value[key]
@@ -339,9 +333,9 @@ class KerasHost(Host):
             leaf, held = attribute.lstrip("_"), vars(layer)[attribute]
             name, layout = LAYERS.canonical(type(layer), leaf, tuple(held.shape), depthwise)
             buffer = not any(variable is v for v in trained)
-            through = held.through if isinstance(held, Through) else None
-            own.append(Slot((*path, name), positions, kind, storage, layout, layer, attribute, buffer, through))
-        found.extend(sorted(own, key=lambda slot: layouts.rank(kind, slot.path[-1])))
+            view = held.view if isinstance(held, Through) else None
+            own.append(Slot((*path, name), positions, kind, storage, layout, layer, attribute, buffer, view))
+        found.extend(sorted(own, key=lambda slot: layer_kinds.rank(kind, slot.path[-1])))
 
     @property
     def data_order(self) -> str:  # type: ignore[override]
@@ -356,14 +350,14 @@ class KerasHost(Host):
             return None  # tf_keras casts no variable up
         return _computing_in_float64(layers)
 
-    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
+    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
         wanted = {slot.path[:-1] for slot in self.slots()}
         places = _built.get(self.native) or walk(self.native, (), (), ())
-        with watched(Names((paths.text(path), layer) for path, _, layer in places if path in wanted), see):
+        with watch_calls(LayerNames((paths.text(path), layer) for path, _, layer in places if path in wanted), on_call):
             return self.call(inputs, {}, False)
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
-        return LAYERS.options(slot.home)
+        return LAYERS.options(slot.options_layer)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         if self._training:
@@ -381,7 +375,7 @@ class KerasHost(Host):
                 )
         super().set_trainable(storages, flag)
 
-    def bind(self, slots: Sequence[Slot], storage: Any, through: layouts.Layout | None = None) -> None:
+    def bind(self, slots: Sequence[Slot], storage: Any, view: layouts.Layout | None = None) -> None:
         layer, attribute = slots[0].owner, slots[0].leaf
         old, new = slots[0].storage.native, storage.native
         for variables_of in _lists(layer):  # by identity: the tracker's own replacement compares values
@@ -390,7 +384,7 @@ class KerasHost(Host):
             if id(old) in ids:
                 ids.remove(id(old))
                 ids.add(id(new))
-        layer.__dict__[attribute] = new if through is None else Through(new, through)
+        layer.__dict__[attribute] = new if view is None else Through(new, view)
         if isinstance(new, tf.__internal__.tracking.Trackable):  # what tf.train.Checkpoint saves
             layer._track_trackable(new, attribute, overwrite=True)
         self._storages.add(storage)
@@ -406,9 +400,9 @@ class KerasHost(Host):
                 stacklevel=4,
             )
 
-    def copy(self, storage: Any, through: layouts.Layout | None = None) -> VariableStorage:
+    def copy(self, storage: Any, view: layouts.Layout | None = None) -> VariableStorage:
         old, values = storage.native, storage.read()
-        values = values if through is None else through.apply(values, Ops)
+        values = values if view is None else view.apply(values, namespace(values))
         if isinstance(old, keras.Variable):
             fresh = keras.Variable(_numpy(values), dtype=old.dtype, trainable=old.trainable, name=old.name)
         else:
@@ -417,15 +411,15 @@ class KerasHost(Host):
 
     def gradient(self, run: Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
         _require_tensorflow(storages, "gradients")
-        watched = [storage.variable for storage in storages]
+        watch_calls = [storage.variable for storage in storages]
 
         @tf.function(autograph=False)
         def compiled(*batch: Any) -> tuple[Any, list[Any]]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                for variable in watched:
+                for variable in watch_calls:
                     tape.watch(variable)
                 loss = run(self, *batch)
-            grads = tape.gradient(loss, watched, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            grads = tape.gradient(loss, watch_calls, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return loss, [tf.convert_to_tensor(grad) for grad in grads]  # an embedding's are sparse slices
 
         def step(*batch: Any) -> tuple[Any, list[Any]]:
@@ -615,7 +609,7 @@ def _is_counted(name: str, base: str) -> bool:
     return re.fullmatch(rf"{re.escape(base)}(_\d+)?", name) is not None
 
 
-class TensorflowBackend(Ops, Backend):
+class TensorflowAdapter(Adapter):
     """Keras on TensorFlow."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...]) -> KerasHost:
@@ -646,8 +640,8 @@ class TensorflowBackend(Ops, Backend):
             )
         return KerasHost(native)
 
-    def build(self, plan: nn.Plan, dtype: str) -> KerasHost:
-        model, places = functional(plan, dtype)
+    def build(self, architecture: nn.Architecture, dtype: str) -> KerasHost:
+        model, places = functional(architecture, dtype)
         _built[model] = places
         return KerasHost(model)
 
@@ -661,8 +655,8 @@ class TensorflowBackend(Ops, Backend):
             return tf.constant(array)
         return keras.ops.convert_to_tensor(np.array(array))
 
-    def concatenate(self, arrays: Sequence[Any], axis: int) -> tf.Tensor:
-        return tf.concat(list(arrays), axis) if tf.is_tensor(arrays[0]) else keras.ops.concatenate(arrays, axis)
+    def namespace(self, array: Any) -> Any:
+        return namespace(array)
 
     def detach(self, array: Any) -> Any:
         if tf.is_tensor(array):

@@ -29,12 +29,12 @@ class BatchNorm(layers.BatchNormalization):  # type: ignore[misc]
 Place = tuple[tuple[str, ...], tuple[int, ...], Any]
 
 
-def functional(plan: nn.Plan, dtype: str) -> tuple[Any, list[Place]]:
+def functional(architecture: nn.Architecture, dtype: str) -> tuple[Any, list[Place]]:
     """The model, and the path of every use of every layer that holds parameters."""
     made: dict[int, Any] = {}
     places: list[Place] = []
-    x = keras.Input(shape=plan.input, dtype=plan.dtype)
-    return keras.Model(x, _apply(plan.root, x, made, places, dtype)), places
+    x = keras.Input(shape=architecture.input, dtype=architecture.dtype)
+    return keras.Model(x, _apply(architecture.root, x, made, places, dtype)), places
 
 
 def _convert(x: Any, shape: nn.Shape, order: str | None) -> Any:

@@ -1,13 +1,13 @@
 """PyTorch for multiparam. This module imports no framework."""
 
-from multiparam.registry import BackendInfo
+from multiparam.core.registry import BackendInfo
 
 backend = BackendInfo(
     "torch",
     recognises=("torch",),
     arrays=("torch",),
     requires=("torch",),
-    adapter="multiparam_torch.adapter:TorchBackend",
+    adapter="multiparam_torch.adapter:TorchAdapter",
     install='pip install "multiparam[torch]"',
     reads=dict.fromkeys((".pt", ".pth", ".bin"), "multiparam_torch.files:read"),
     writes=dict.fromkeys((".pt", ".pth"), "multiparam_torch.writer:write"),

@@ -13,15 +13,17 @@ from torch import nn as tnn
 from torch.nn.parameter import UninitializedTensorMixin
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization, remove_parametrizations
 
-from multiparam import layouts, nn, paths
+from multiparam import nn, paths
+from multiparam.core import layers as layer_kinds
+from multiparam.core.identity import LayerNames, Storages
+from multiparam.core.layers import Layers
+from multiparam.core.layouts import Layout
+from multiparam.core.protocol import Activation, Adapter, Host, Run, Slot
 from multiparam.errors import InvalidArgument, Unrecognised
-from multiparam.identity import Names, Storages
-from multiparam.layouts import Layers, Layout
-from multiparam.protocol import Activation, Backend, Host, Run, Slot
 
 CONV = {
     "stride": "stride",
-    "padding": lambda layer: layouts.padding(layer.padding, layer.kernel_size, layer.stride, layer.dilation),
+    "padding": lambda layer: layer_kinds.padding(layer.padding, layer.kernel_size, layer.stride, layer.dilation),
     "dilation": "dilation",
     "groups": "groups",
 }
@@ -61,7 +63,7 @@ LAYERS = Layers(
         "batchnorm": {"eps": "eps", "momentum": "momentum"},
         "rnn": {"activation": "nonlinearity"},
         "rnn_cell": {"activation": "nonlinearity"},
-        **dict.fromkeys(("lstm", "lstm_cell", "gru", "gru_cell"), layouts.GATED),
+        **dict.fromkeys(("lstm", "lstm_cell", "gru", "gru_cell"), layer_kinds.GATED),
         "attention": {"heads": "num_heads"},
     },
 )
@@ -126,7 +128,7 @@ class Through(tnn.Module):
         self.position = position  # of the parameter among its module's, which torch forgets
 
     def forward(self, source: torch.Tensor) -> torch.Tensor:
-        return self.layout.apply(source, Ops)  # type: ignore[no-any-return]
+        return self.layout.apply(source, torch)  # type: ignore[no-any-return]
 
 
 def _throughs(module: tnn.Module) -> dict[str, tnn.Module]:
@@ -174,18 +176,18 @@ class TorchHost(Host):
         tied = _throughs(module) if "parametrizations" in module._modules else {}
         for name, each in sorted(tied.items(), key=lambda item: item[1][0].position):  # type: ignore[index]
             leaf, layout = LAYERS.canonical(cls, name, ())
-            storage, through = storages.of(each.original, TorchStorage), each[0]  # type: ignore[index]
-            slot = Slot((*path, leaf), positions, kind, storage, layout, module, name, False, through.layout)
-            found.insert(start + through.position, slot)
+            storage, view = storages.of(each.original, TorchStorage), each[0]  # type: ignore[index]
+            slot = Slot((*path, leaf), positions, kind, storage, layout, module, name, False, view.layout)
+            found.insert(start + view.position, slot)
         for position, (name, child) in enumerate(module._modules.items()):
             if child is not None and not (name == "parametrizations" and len(tied) == len(child._modules)):
                 self._walk(child, (*path, name), (*positions, position), found)
 
-    def activations(self, inputs: tuple[Any, ...], see: Callable[[Activation], None]) -> Any:
-        names = Names(self._layers())
+    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
+        names = LayerNames(self._layers())
 
         def note(module: tnn.Module, given: Any, output: Any) -> None:
-            see(Activation(names.next(module), given, output))
+            on_call(Activation(names.next(module), given, output))
 
         hooks = [module.register_forward_hook(note) for module in names.layers]
         try:
@@ -221,7 +223,7 @@ class TorchHost(Host):
             self.native.float()
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
-        return LAYERS.options(slot.home)
+        return LAYERS.options(slot.options_layer)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         if self.native.training == train:
@@ -243,24 +245,24 @@ class TorchHost(Host):
         with torch.no_grad():
             self._in_mode(False, lambda: self.native(*inputs))
 
-    def bind(self, slots: Sequence[Slot], storage: Any, through: Layout | None = None) -> None:
+    def bind(self, slots: Sequence[Slot], storage: Any, view: Layout | None = None) -> None:
         module, name = slots[0].owner, slots[0].leaf
         table, order = module._parameters, _order(module)
-        if slots[0].through is not None:
+        if slots[0].view is not None:
             # What torch leaves behind is written into the tensor it finds here, which must be nobody else's.
             module.parametrizations[name].original = tnn.Parameter(slots[0].storage.native.detach().clone())
             remove_parametrizations(module, name)
             table.update([(each, table.pop(each)) for each in order if each in table])
-        if through is None:
+        if view is None:
             table[name] = storage.native
             return
-        view = Through(through, order.index(name))
+        view = Through(view, order.index(name))
         register_parametrization(module, name, view, unsafe=True)
         module.parametrizations[name].original = storage.native
 
-    def copy(self, storage: Any, through: Layout | None = None) -> TorchStorage:
+    def copy(self, storage: Any, view: Layout | None = None) -> TorchStorage:
         values = storage.native.detach()
-        values = values.clone() if through is None else through.apply(values, Ops).clone().contiguous()
+        values = values.clone() if view is None else view.apply(values, torch).clone().contiguous()
         return self._storages.of(tnn.Parameter(values, requires_grad=storage.trainable), TorchStorage)
 
     def gradient(
@@ -324,27 +326,7 @@ class TorchOptimizer:
         self.native.step()
 
 
-class Ops:
-    """The steps of a layout."""
-
-    @staticmethod
-    def transpose(array: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-        return array.permute(axes)
-
-    @staticmethod
-    def reshape(array: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        return array.reshape(shape)
-
-    @staticmethod
-    def flip(array: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-        return array.flip(axes)
-
-    @staticmethod
-    def reorder(array: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-        return array[list(order)]
-
-
-class TorchBackend(Ops, Backend):
+class TorchAdapter(Adapter):
     """torch.nn and torch.optim."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...]) -> TorchHost:
@@ -355,9 +337,9 @@ class TorchBackend(Ops, Backend):
             host.infer(inputs)
         return host
 
-    def build(self, plan: nn.Plan, dtype: str) -> TorchHost:
+    def build(self, architecture: nn.Architecture, dtype: str) -> TorchHost:
         made: dict[int, tnn.Module] = {}
-        native = _build(plan.root, made).to(getattr(torch, dtype))
+        native = _build(architecture.root, made).to(getattr(torch, dtype))
         return TorchHost(native.train())
 
     def to_numpy(self, array: Any) -> np.ndarray:
@@ -372,8 +354,8 @@ class TorchBackend(Ops, Backend):
     def from_numpy(self, array: np.ndarray) -> torch.Tensor:
         return from_numpy(array).clone()
 
-    def concatenate(self, arrays: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
-        return torch.cat(list(arrays), axis)
+    def namespace(self, array: torch.Tensor) -> Any:
+        return torch
 
     def detach(self, array: torch.Tensor) -> torch.Tensor:
         return array.detach().clone()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from multiparam.errors import FileError
-from multiparam.formats import flatten
+from multiparam.weights.formats import flatten
 
 
 def read(path: Path) -> Mapping[str, Any]:

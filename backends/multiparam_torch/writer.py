@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from multiparam.model import Model
+from multiparam.core.protocol import Host
 
 from .adapter import from_numpy
 
 
-def write(source: Model | Mapping[str, np.ndarray], path: Path) -> None:
+def write(source: Host | Mapping[str, np.ndarray], path: Path) -> None:
     """A model's own ``state_dict()``, or a dictionary of tensors; an array under two names is stored once."""
-    torch.save(source.native.state_dict() if isinstance(source, Model) else _tensors(source), path)
+    torch.save(_tensors(source) if isinstance(source, Mapping) else source.native.state_dict(), path)
 
 
 def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..plans import Move
-from ..transferring import orders
-from .calls import Call
+from ..transfers.apply import channel_orders
+from ..transfers.plan import Move
+from .activations import Call
 
 LIMIT = 1 << 20  # numbers of an array that are looked at
 ROWS = 64  # of those that a weight's transpose is recognised by
@@ -107,7 +107,7 @@ def _seen(call: Call, twin: Call) -> Seen | None:
     rounding = _rounding(call.outputs, twin.outputs)
     if not rounding or not call.outputs[0].size:
         return None
-    y, ways = call.outputs[0], orders(twin.outputs[0])
+    y, ways = call.outputs[0], channel_orders(twin.outputs[0])
     fitting = [i for i, way in enumerate(ways) if way.shape == y.shape]
     if not fitting:
         return None
@@ -120,7 +120,7 @@ def _seen(call: Call, twin: Call) -> Seen | None:
 
 def _alike(mine: np.ndarray, theirs: np.ndarray, rounding: float) -> list[int]:
     """Which of another array's orders of axes make it this one."""
-    return [i for i, way in enumerate(orders(theirs)) if _close(_part(way), _part(mine), rounding)]
+    return [i for i, way in enumerate(channel_orders(theirs)) if _close(_part(way), _part(mine), rounding)]
 
 
 def _dropout(seen: Seen) -> str:
@@ -270,7 +270,7 @@ def between(before: Call, twin_before: Call, after: Call, twin_after: Call) -> l
     with np.errstate(all="ignore"):
         (y, *_), (z, *_), (a, *_), (b, *_) = before.outputs, twin_before.outputs, after.inputs, twin_after.inputs
         same = _alike(y, z, rounding)
-        ways = [(i not in same, i, way) for i, way in enumerate(orders(b)) if way.shape == a.shape]
+        ways = [(i not in same, i, way) for i, way in enumerate(channel_orders(b)) if way.shape == a.shape]
         if ways:
             b = min(ways, key=lambda way: way[:2])[2]
         if not _differ(a, b, rounding) or not np.ptp(_part(y)) > 0:
@@ -351,14 +351,16 @@ def _step(y: np.ndarray, x: np.ndarray, entered: Sequence[np.ndarray], rounding:
     y, x = _part(y), _part(unpadded(x, y.shape))
     if not y.any():
         return ""
-    ways = [y] if x.shape == y.shape or x.size != y.size else [way.reshape(x.shape) for way in orders(y)]
+    ways = [y] if x.shape == y.shape or x.size != y.size else [way.reshape(x.shape) for way in channel_orders(y)]
     for name, function in FUNCTIONS.items():
         if any(_close(function(way), x, rounding) for way in ways):
             return name
     for axis in range(y.ndim - 1):
         if _close(_softmax(y, axis), x, rounding):
             return f"softmax over axis {axis}"
-    if any(_close(y + _part(x0), x, rounding) for each in entered for x0 in orders(each) if x0.shape == x.shape):
+    if any(
+        _close(y + _part(x0), x, rounding) for each in entered for x0 in channel_orders(each) if x0.shape == x.shape
+    ):
         return "a residual connection"
     factor, slope = _factor(y, x, rounding), _slope(y, x, rounding)
     if factor is not None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..distances import distance
-from .record import Arrays, Run
+from ..core.distances import distance
+from .runs import Arrays, Run
 
 # In eps. Measured on CPU (see the README); each bound leaves room for another machine's order of summation,
 # and is far below what a wrong eps, padding or variance costs.

@@ -15,17 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from .. import paths, plans, transferring
-from ..distances import EPS, distance
+from .. import paths
+from ..core.distances import EPS, distance
+from ..core.group import store_of
+from ..core.model import Model, wrap
 from ..errors import InvalidArgument, Unsupported
-from ..model import Model, wrap
-from ..plans import Move, Plan, Side
-from ..rules import Rules
-from .artifact import opened, write_models
-from .calls import Kept
-from .following import Follower, Layer
+from ..transfers import apply
+from ..transfers import plan as planning
+from ..transfers.plan import Manifest, Move, Plan
+from ..transfers.rename import Rules
+from .activations import Kept
+from .divergence import Follower, Layer
 from .hints import of_values
 from .judge import Check
+from .recording import opened, write_models
 from .subjects import Arrays, Live, NotInFloat64, Recorded, Subject, Task
 
 # In eps, unless told otherwise: room for a deep network, and far below what a wrong eps costs in float64. "numeric" is
@@ -239,7 +242,7 @@ def _subjects(models: Mapping[str, Any], task: Task, golden: Sequence[Recorded])
         if name not in files
     }
     first = next(iter(models), "")
-    live = nets[first]._host.data_order if first in nets and not golden else None
+    live = store_of(nets[first]).host.data_order if first in nets and not golden else None
     order = live or (recorded[0].side.order if recorded else None)
     task = task.in_order(order)
     for each in recorded[:1]:
@@ -261,8 +264,8 @@ def _sync(subjects: Sequence[Subject], reference: Subject, sync: str, rules: Rul
     for each in subjects:
         if each is not source and isinstance(each, Live):
             known = rules if source is reference else None
-            report = transferring.transfer(source.weights(), each.net, known, accept_guesses=True)
-            if isinstance(source, Live) and any(move.turn for move in report.plan.moves):
+            report = apply.transfer(source.weights(), each.net, known, accept_guesses=True)
+            if isinstance(source, Live) and any(move.permutation for move in report.plan.moves):
                 source.verify(report.plan, each.net)
 
 
@@ -294,9 +297,9 @@ class _Work:
     def pair(self, other: Subject, rules: Rules) -> Pair:
         """All checks of one model. Where they fail, and a flattening was inferred that the values know nothing of, the
         plan without it is tried, and kept if the outputs then agree."""
-        plan = plans.between(self.reference.side, other.side, rules, cast=True)
+        plan = planning.plan_manifests(self.reference.side, other.side, rules, cast=True)
         found = self._judged(plan, other)
-        if not found.agrees and any(move.turn for move in plan.moves):
+        if not found.agrees and any(move.permutation for move in plan.moves):
             again = self._judged(_as_flattened(plan, self.reference, other), other)
             if all(check.agrees for check in again.checks if check.check == "outputs"):
                 return again
@@ -370,7 +373,7 @@ class _Work:
         if at not in self._kept:
             self._kept[at] = self.reference.kept(at)
         outputs, kept = self._kept[at]
-        turns = {paths.split(move.target)[0]: move.turn for move in plan.moves if move.turn is not None}
+        turns = {paths.split(move.target)[0]: move.permutation for move in plan.moves if move.permutation is not None}
         follower = Follower(kept, dict(plan.layers), dtype, self._bound("layer", dtype), turns)
         theirs = other.run(wide or other.own, follower.see)
         self._check(found, "outputs", "output", dtype, _worst(outputs, theirs, dtype))
@@ -409,11 +412,11 @@ def _as_flattened(plan: Plan, mine: Subject, theirs: Subject) -> Plan:
     """The plan without a flattening that was inferred, where the values say that both sides flatten in one order."""
 
     def seen(move: Move) -> Move:
-        other = transferring.unturned(move, mine.side.read)
+        other = apply.without_permutation(move, mine.side.read)
         value = theirs.side.read(move.target)
         return other if not _same(move.make(), value) and _same(other.make(), value) else move
 
-    return replace(plan, moves=[move if move.turn is None else seen(move) for move in plan.moves])
+    return replace(plan, moves=[move if move.permutation is None else seen(move) for move in plan.moves])
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -459,7 +462,7 @@ def _histogram(move: Move, what: str, mine: np.ndarray, theirs: np.ndarray) -> H
     return Histogram(move.target, " + ".join(move.sources), what, low, high, *counts)
 
 
-def _untied(plan: Plan, mine: Side, theirs: Side) -> list[str]:
+def _untied(plan: Plan, mine: Manifest, theirs: Manifest) -> list[str]:
     """Ties of the other model that the reference has not."""
     of = {move.target: move.sources[0] for move in plan.moves if move.sources}
     tied = {name for names in mine.ties() for name in names}

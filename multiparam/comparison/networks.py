@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import registry
+from ..core import registry
 from ..errors import FileError, InvalidArgument
-from .artifact import Arrays, loaded, open_recording
-from .calls import Call, Kept
-from .following import Follower
+from .activations import Call, Kept
+from .divergence import Follower
 from .judge import BOUNDS, Check, judge
 from .models import Comparison, Pair
-from .record import Run, record
+from .recording import Arrays, loaded, open_recording
+from .runs import Run, record
 from .subjects import environment
 from .zoo import ZOO
 

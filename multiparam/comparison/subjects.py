@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from .. import plans, registry, transferring
-from ..distances import EPS
+from ..core import registry
+from ..core.arrays import to_numpy
+from ..core.distances import EPS
+from ..core.group import store_of
+from ..core.model import Model
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, ShapeError, Unsupported
-from ..model import Model, to_numpy
-from ..plans import Plan, Side
-from .calls import Call, Kept, chosen
+from ..transfers import apply
+from ..transfers import plan as planning
+from ..transfers.plan import Manifest, Plan
+from .activations import Call, Kept, chosen
 
 Arrays = Mapping[str, np.ndarray]
 See = Callable[[Call], None]
@@ -42,7 +46,7 @@ class Task:
 
     def in_order(self, order: str | None) -> Task:
         """The same as numpy, with channels first, where the inputs were in this order."""
-        inputs = (transferring.turned(order, to_numpy(a), back=True) for a in self.inputs)
+        inputs = (apply.to_data_order(order, to_numpy(a), back=True) for a in self.inputs)
         return replace(self, inputs=tuple(inputs), targets=tuple(map(to_numpy, self.targets)))
 
     def filled(self, other: Task) -> Task:
@@ -83,7 +87,7 @@ class Subject:
     backend: str
     version: str
     source: str  # the recording's file, or nothing
-    side: Side
+    side: Manifest
     dtypes: tuple[str, ...]
     task: Task
     environment: Mapping[str, Any]
@@ -137,17 +141,17 @@ class Live(Subject):
         self.environment = environment()
         self.backend = net.backend
         self.version = str(registry.info(net.backend).version())
-        self.side = plans.side_of(net)
-        dtypes = (slot.storage.dtype for slot in net._table.slots)
+        self.side = planning.manifest_of(net)
+        dtypes = (slot.storage.dtype for slot in store_of(net).table.slots)
         own = next((dtype for dtype in dtypes if dtype in EPS), "float32")
-        wide = own != "float64" and net._host.in_float64() is not None
+        wide = own != "float64" and store_of(net).host.in_float64() is not None
         self.dtypes = ("float64", own) if wide else (own,)
 
     def run(self, dtype: str, see: See | None = None) -> list[np.ndarray]:
         net, order = self.net, self.side.order
         with ExitStack() as stack:
             if dtype != self.own:
-                widened = net._host.in_float64()
+                widened = store_of(net).host.in_float64()
                 assert widened is not None  # it is among the dtypes
                 stack.enter_context(widened)
             try:
@@ -156,11 +160,11 @@ class Live(Subject):
                     if see is None:
                         output = net(*inputs)
                     else:
-                        output = net._host.activations(inputs, chosen(self.task.layers, see))
-                    arrays = transferring.arrays_of(output)
+                        output = store_of(net).host.activations(inputs, chosen(self.task.layers, see))
+                    arrays = apply.arrays_of(output)
                     if dtype != self.own and any(a.dtype.kind == "f" and a.dtype.name != dtype for a in arrays):
                         raise DoesNotRun(f"{self.name} casts to {self.own}")
-                    return [np.array(transferring.turned(order, a, back=True)) for a in arrays]
+                    return [np.array(apply.to_data_order(order, a, back=True)) for a in arrays]
             except DoesNotRun as error:
                 if dtype == self.own:
                     raise
@@ -173,11 +177,11 @@ class Live(Subject):
     def verify(self, plan: Plan, target: Model) -> None:
         """After a transfer in which a flattening was inferred: keep what agrees, with it or without."""
         with _said(f"{self.name} does not run on these inputs"):
-            transferring.verified(plan, self.net, target, self._turned())
+            apply.verify_transfer(plan, self.net, target, self._turned())
 
     def _turned(self) -> tuple[np.ndarray, ...]:
         """The inputs in the model's own order of channels."""
-        return tuple(np.ascontiguousarray(transferring.turned(self.side.order, a)) for a in self.task.inputs)
+        return tuple(np.ascontiguousarray(apply.to_data_order(self.side.order, a)) for a in self.task.inputs)
 
     def _inputs(self, dtype: str) -> tuple[Any, ...]:
         arrays = self._turned()
@@ -228,13 +232,13 @@ class NotInFloat64(Exception):
 
 @dataclass
 class Recorded(Subject):
-    """What was recorded of a model: see :mod:`multiparam.comparison.artifact`."""
+    """What was recorded of a model: see :mod:`multiparam.comparison.recording`."""
 
     name: str
     model: str
     backend: str
     version: str
-    side: Side
+    side: Manifest
     dtypes: tuple[str, ...]
     passes: Mapping[str, Callable[[], tuple[list[np.ndarray], Any]]]  # dtype -> its outputs and calls
     gradients: Arrays | None

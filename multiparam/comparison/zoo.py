@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from multiparam import losses, nn
+from .. import losses, nn
 
 BATCH = 64
 

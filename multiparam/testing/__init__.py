@@ -4,7 +4,8 @@
 
 A module of tests per verb, each test once per backend. The truth is numpy, in :mod:`multiparam.testing.reference`; the
 kit imports no framework but through the adapter under test. What a backend declares in
-:attr:`multiparam.protocol.Backend.unsupported` is expected to fail, strictly; docs/write-an-adapter.md says the rest.
+:attr:`multiparam.core.protocol.Adapter.unsupported` is expected to fail, strictly; docs/write-an-adapter.md says
+the rest.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from .. import nn
-from ..model import Model, build, to_numpy
-from ..registry import detect_array
+from ..core.arrays import to_numpy
+from ..core.model import Model, build
+from ..core.registry import detect_array
 
 feature = pytest.mark.multiparam_feature
 

@@ -67,7 +67,7 @@ def _option(config: pytest.Config, name: str) -> Any:
 
 def asked(config: pytest.Config) -> list[str]:
     """The backends named by ``--backend``, or by the environment. Raises UsageError for one that is not installed."""
-    from .. import registry
+    from ..core import registry
     from ..errors import MultiparamError
 
     named = list(_option(config, "backend") or [])
@@ -83,7 +83,7 @@ def asked(config: pytest.Config) -> list[str]:
 
 def tested(config: pytest.Config) -> list[str]:
     """The backends under test: those named, or all that are installed."""
-    from .. import registry
+    from ..core import registry
 
     return asked(config) or [name for name, status in registry.backends().items() if status]
 
@@ -136,7 +136,7 @@ def _backend(item: pytest.Item) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" not in metafunc.fixturenames or not _ours(metafunc.config, metafunc.module):
         return
-    from .. import registry
+    from ..core import registry
 
     named = asked(metafunc.config)
     cases = []
@@ -170,7 +170,7 @@ def _need(config: pytest.Config, item: pytest.Item, name: str) -> None:
     """Skip where a backend, or a module, is not there or not asked for."""
     from importlib.util import find_spec
 
-    from .. import registry
+    from ..core import registry
 
     named, status = asked(config), registry.backends().get(name)
     if status is None:
@@ -235,7 +235,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
 
 def _expect_declared(item: pytest.Item) -> None:
     """A strict xfail where the backend declares that it cannot do something; it is loaded only now."""
-    from .. import registry
+    from ..core import registry
 
     wanted = [name for marker in item.iter_markers("multiparam_feature") for name in marker.args]
     backend = _backend(item)

@@ -11,7 +11,7 @@ import pytest
 
 import multiparam as mp
 from multiparam import nn
-from multiparam.layouts import Layout
+from multiparam.core.layouts import Layout, concat
 
 from .networks import X, assert_close, blocks, deep, feature, is_of, mlp
 
@@ -151,7 +151,10 @@ def test_values_of_a_convolution_are_out_in_and_space(backend: str) -> None:
 WRONG: dict[str, tuple[Callable[[mp.Model], Any], type[Exception]]] = {
     "another name": (lambda net: net["0.wieght"], mp.errors.ParameterNotFound),
     "another position": (lambda net: net[1], mp.errors.PositionError),
-    "no name": (lambda net: net[1.5], mp.errors.WrongType),
+    "no name": (
+        lambda net: net[1.5],  # type: ignore[call-overload]
+        mp.errors.WrongType,
+    ),
     "an array to broadcast": (lambda net: net["0.weight"].assign(np.zeros((1, 4))), mp.errors.ShapeError),
     "an array of one number": (lambda net: net["0.weight"].assign(1.0), mp.errors.ShapeError),
     "a transposed array": (lambda net: net["0.weight"].assign(np.zeros((4, 8))), mp.errors.ShapeError),
@@ -235,14 +238,16 @@ LAYOUTS = {
 @pytest.mark.parametrize("case", LAYOUTS)
 def test_arrays_change_layout_as_numpys_do(backend: str, case: str) -> None:
     adapter = mp.registry.info(backend).load()
-    moved = LAYOUTS[case].apply(adapter.from_numpy(A), adapter)
+    native = adapter.from_numpy(A)
+    moved = LAYOUTS[case].apply(native, adapter.namespace(native))
     np.testing.assert_array_equal(adapter.to_numpy(moved), LAYOUTS[case].apply(A, np))
 
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_arrays_are_joined_as_numpys_are(backend: str, axis: int) -> None:
     adapter = mp.registry.info(backend).load()
-    joined = adapter.concatenate([adapter.from_numpy(A), adapter.from_numpy(2 * A)], axis)
+    arrays = [adapter.from_numpy(A), adapter.from_numpy(2 * A)]
+    joined = concat(adapter.namespace(arrays[0]), arrays, axis)
     np.testing.assert_array_equal(adapter.to_numpy(joined), np.concatenate([A, 2 * A], axis))
 
 

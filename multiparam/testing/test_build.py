@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import multiparam as mp
-from multiparam import nn, registry
+from multiparam import nn
+from multiparam.core import registry
 
 from . import FEATURES
 from .networks import feature, state_of, without_counts

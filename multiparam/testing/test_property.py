@@ -14,7 +14,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import multiparam as mp
-from multiparam import nn, registry
+from multiparam import nn
+from multiparam.core import registry
 
 from . import FEATURES
 from .architectures import (
@@ -68,7 +69,8 @@ def check_structure(net: mp.Model, slots: list[Slot]) -> None:
     assert ties == [names for names in groups(slots) if len(names) > 1]
     assert list(net.layers()) == places(slots)
     for slot in slots:
-        p, group = net[slot.name], net
+        p = net[slot.name]
+        group: mp.Group = net
         for position in slot.positions:
             group = group[position]
         assert group[slot.leaf] is p

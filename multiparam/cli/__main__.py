@@ -1,0 +1,5 @@
+"""``python -m multiparam.cli``: the command line."""
+
+from multiparam.cli.app import main
+
+main()

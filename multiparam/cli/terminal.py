@@ -1,0 +1,135 @@
+"""What the commands share: quiet frameworks, tables, a progress bar, and errors as sentences with an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import typer
+from rich import box
+from rich.console import Console, JustifyMethod
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import DoesNotRun, InvalidArgument, MultiparamError, MultiparamWarning, ParameterNotFound
+
+
+@contextmanager
+def quiet() -> Iterator[TextIO]:
+    """Keep the frameworks' own start-up messages off the terminal, and show them if something fails.
+
+    They come from compiled code, so the file descriptor itself is redirected. Gives the real standard error.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as noise, os.fdopen(saved, "w", closefd=True) as stderr:
+        os.dup2(noise.fileno(), 2)
+        try:
+            yield stderr
+        except BaseException as error:
+            sys.stderr.flush()
+            if isinstance(error, MultiparamError) and error.__cause__ is None:
+                raise  # it says all; with a cause, what was printed may say more of that
+            noise.seek(0)
+            stderr.write(noise.read().decode(errors="replace"))
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Errors of ours, and of the disk, in a sentence: exit code 2 for an argument that has no meaning, else 3."""
+    try:
+        yield
+    except MultiparamError as error:
+        print_error(str(error))
+        usage = isinstance(error, (InvalidArgument, ParameterNotFound)) and not isinstance(error, DoesNotRun)
+        raise typer.Exit(2 if usage else 3) from None
+    except OSError as error:
+        print_error(f"{error.strerror or type(error).__name__}: {error.filename or error}")
+        raise typer.Exit(3) from None
+
+
+def print_error(text: str, style: str = "red") -> None:
+    """A sentence on standard error."""
+    Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_verdict(console: Console, text: str, good: bool) -> None:
+    """A verdict."""
+    style = "bold green" if good else "bold red"
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def reject_options(options: Mapping[str, Any], why: str) -> None:
+    """A usage error for the first of these options that was given: a flag that is not up, or None, was not."""
+    for option, given in options.items():
+        if given is not None and given is not False:
+            raise typer.BadParameter(why, param_hint=option)
+
+
+@contextmanager
+def warnings_as_sentences() -> Iterator[None]:
+    """Warnings of ours as sentences, when all is done; the frameworks' own are not shown."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", MultiparamWarning)
+        yield
+    for text in dict.fromkeys(str(each.message) for each in caught):
+        print_error(f"Note: {text}", "yellow")
+
+
+@contextmanager
+def progress(what: str, total: int | None, stderr: TextIO) -> Iterator[Callable[[str], None]]:
+    """A bar that goes when all is done; gives the function that moves it by one."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(file=stderr)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+
+        def tick(name: str) -> None:
+            bar.update(task, advance=1, description=f"{what} {name}")
+
+        yield tick
+
+
+def print_table(
+    title: str, columns: Sequence[str], lines: Sequence[Sequence[Text]], styles: Sequence[str], words: Container[str]
+) -> Console:
+    """A title and a table; columns with nothing in them are left out, those not of words are numbers."""
+    kept = [i for i in range(len(columns)) if any(line[i].plain for line in lines)]
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i in kept:
+        long = columns[i] in FOLDED
+        justify: JustifyMethod = "left" if columns[i] in words else "right"
+        width = 12 if long else max(line[i].cell_len for line in lines)
+        table.add_column(columns[i], justify=justify, overflow="fold", no_wrap=not long, min_width=width)
+    for line, style in zip(lines, styles, strict=True):
+        table.add_row(*(line[i] for i in kept), style=style)
+    console = console_for(table)
+    console.print(Text(title, "bold"), soft_wrap=True)
+    if lines:
+        console.print(table)
+    return console
+
+
+FOLDED = ("change", "because", "also called")  # columns whose cells may go on in a next line
+
+
+def console_for(body: Any) -> Console:
+    """As wide as the terminal, but no narrower than lets every name be read; in a file, as wide as it would be."""
+    console = Console()
+    needed = Console(width=100_000).measure(body)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        console.width = max(console.width, needed.minimum)
+    else:
+        console.width = max(80, needed.maximum)
+    return console

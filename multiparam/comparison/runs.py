@@ -1,0 +1,102 @@
+"""What one backend says of one model: plain numpy, to be judged anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..core.arrays import to_numpy
+from ..core.group import store_of
+from ..core.layers import BOOKKEEPING
+from ..core.model import Model, build
+from .activations import Call, Kept, chosen
+from .zoo import Entry
+
+Arrays = dict[str, np.ndarray]
+LEARNING_RATES: Mapping[str, float] = {"sgd": 0.05, "momentum": 0.01, "adam": 0.002}
+
+
+@dataclass
+class Run:
+    """One network in one backend and one dtype. ``label`` is its column's name where several files have the backend."""
+
+    backend: str
+    dtype: str
+    names: list[str]
+    shapes: list[tuple[int, ...]]
+    kinds: list[str]
+    ties: list[tuple[str, ...]]
+    values: Arrays
+    output: np.ndarray
+    grads: Arrays
+    trained: dict[str, Arrays] = field(default_factory=dict)
+    buffers: dict[str, Arrays] = field(default_factory=dict)
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    network: str = ""
+    version: str = ""
+    label: str = ""
+    source: str = ""
+
+    @property
+    def column(self) -> str:
+        """What it is called in a table."""
+        return self.label or self.backend
+
+
+def record(
+    entry: Entry,
+    backend: str,
+    dtype: str,
+    *,
+    steps: int,
+    seed: int,
+    layers: Sequence[str] = (),
+    tick: Callable[[], None] = lambda: None,
+) -> Run:
+    """Build a model of the zoo, look at everything, then train it once with each optimizer from the same start.
+
+    Of what layers give, that of those which one of the globs ``layers`` fits is kept; of all, where there are none.
+    """
+    batches = entry.batches(max(steps, 1))
+    x, y = batches[0]
+    net = build(entry.spec(), x, backend=backend, seed=seed, dtype=dtype)
+    parameters = net.parameters()
+    step = net.value_and_grad(entry.objective)
+    start = net.state_dict()
+    calls = Kept()
+    output = np.array(to_numpy(store_of(net).host.activations((net.native_array(x),), chosen(layers, calls.add))))
+    _, grads = step(x, y)
+    run = Run(
+        backend,
+        dtype,
+        names=list(parameters),
+        shapes=[p.shape for p in parameters.values()],
+        kinds=[p.kind for p in parameters.values()],
+        ties=net.ties(),
+        values={name: p.numpy() for name, p in parameters.items()},
+        output=output,
+        grads={name: np.array(to_numpy(grad)) for name, grad in grads.items()},
+        unsupported=net.adapter.unsupported,
+        calls=list(calls),
+    )
+    tick()
+    for name, lr in LEARNING_RATES.items() if steps else ():
+        _restore(net, start)
+        optimizer = net.optimizer(name, lr=lr)
+        for batch in batches:
+            step(*batch)
+            optimizer.step()
+        run.trained[name] = {key: p.numpy() for key, p in net.parameters().items()}
+        run.buffers[name] = {
+            key: p.numpy() for key, p in net.buffers().items() if key.rpartition(".")[2] not in BOOKKEEPING
+        }
+        tick()
+    return run
+
+
+def _restore(net: Model, state: Arrays) -> None:
+    for name, value in state.items():
+        net[name].assign(value)

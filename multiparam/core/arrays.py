@@ -1,0 +1,112 @@
+"""Arrays of any framework as numpy, and what can be written into which dtype."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from ..errors import PackageMissing
+from . import registry
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    """Any framework's array, gradient-tracked or not, a Parameter, or plain numbers, as numpy. It may alias.
+
+    >>> to_numpy([1, 2]).tolist()
+    [1, 2]
+    """
+    if isinstance(array, (np.ndarray, np.generic, int, float, list, tuple)):
+        return np.asarray(array)
+    known = registry.detect_array(array)
+    return np.asarray(array) if known is None else known.load().to_numpy(array)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """numpy's dtype by name, those of ml_dtypes too. Raises PackageMissing without it.
+
+    >>> numpy_dtype("float32")
+    dtype('float32')
+    """
+    try:
+        return np.dtype(name)
+    except TypeError:  # bfloat16 and the float8 kinds are numpy dtypes only through ml_dtypes
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise PackageMissing(f"numpy knows no {name} without ml_dtypes. Try: pip install ml_dtypes") from None
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+KINDS_OF_NUMBERS = {"bool": "b", "int": "i", "uint": "u", "float": "f", "bfloat": "f", "complex": "c"}
+
+
+def dtype_kind(dtype: str) -> str:
+    """numpy's letter for the kind of number a dtype is, by its name; for ml_dtypes' too, which numpy takes for none.
+
+    >>> dtype_kind("bfloat16"), dtype_kind("uint8"), dtype_kind("str96")
+    ('f', 'u', '')
+    """
+    return KINDS_OF_NUMBERS.get(re.sub("[0-9].*", "", dtype), "")
+
+
+def castable(source: str, target: str) -> bool:
+    """Whether numbers of one dtype can stand in another: nothing loses a fraction or an imaginary part.
+
+    >>> castable("float64", "bfloat16"), castable("float32", "int64")
+    (True, False)
+    """
+    kinds = {"b": "b", "i": "biu", "u": "biu", "f": "biuf", "c": "biufc"}
+    return source == target or (dtype_kind(source) != "" and dtype_kind(source) in kinds.get(dtype_kind(target), ""))
+
+
+def overflows(value: np.ndarray, target: np.dtype[Any]) -> bool:
+    """Whether whole numbers would wrap round in another whole dtype.
+
+    >>> overflows(np.array([300]), np.dtype("uint8")), overflows(np.array([3]), np.dtype("uint8"))
+    (True, False)
+    """
+    if value.dtype == target or value.dtype.kind not in "iu" or target.kind not in "iu" or not value.size:
+        return False
+    limits = np.iinfo(target)
+    return int(value.min()) < limits.min or int(value.max()) > limits.max
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """An array of its own memory in C order, aligned as frameworks want memory they adopt.
+
+    A transposed matrix is copied a few columns at a time: each cache line is then read and written once, which is two
+    to three times as fast as numpy's own copy.
+
+    >>> contiguous(np.arange(6).reshape(2, 3).T).tolist()
+    [[0, 3], [1, 4], [2, 5]]
+    """
+    space = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -space.ctypes.data % ALIGNMENT
+    out: np.ndarray = space[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    if array.nbytes < LARGE or array.ndim == 0 or len(array) < 2:
+        _copy(out, array)
+        return out
+    from concurrent.futures import ThreadPoolExecutor
+
+    workers = min(4, os.cpu_count() or 1)  # numpy copies without the interpreter's lock
+    cuts = [len(array) * i // workers for i in range(workers + 1)]
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda a, b: _copy(out[a:b], array[a:b]), cuts[:-1], cuts[1:]))
+    return out
+
+
+def _copy(out: np.ndarray, array: np.ndarray) -> None:
+    if array.ndim == 2 and array.strides[0] < array.strides[1] and array.size > 1 << 14:
+        for i in range(0, array.shape[1], STRIP):
+            out[:, i : i + STRIP] = array[:, i : i + STRIP]
+    else:
+        out[...] = array
+
+
+LARGE = 1 << 24  # bytes, from which threads are worth their start
+ALIGNMENT = 64
+STRIP = 64

@@ -1,0 +1,239 @@
+"""Parameter: one storage under its names, in canonical form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import DtypeError, PositionError, ShapeError, UnknownShapes
+from .arrays import castable, contiguous, numpy_dtype, overflows, to_numpy
+from .protocol import Slot, Storage
+from .store import Store
+
+UNKNOWN_CURE = "Pass example inputs, mp.wrap(net, X), or run the model once before wrapping it."
+
+
+class Parameter:
+    """One parameter or buffer of a model, in canonical form, whatever its names.
+
+    >>> net = mp.build(mp.nn.Linear(2), np.ones((1, 3)), backend="torch")
+    >>> p = net["weight"]
+    >>> p.name, p.shape, p.dtype, p.kind, p.trainable, p.grad
+    ('weight', (2, 3), 'float32', 'linear', True, None)
+    >>> p[:] = 0; p[0, 0] = 42; p += 1
+    >>> p.numpy().tolist()
+    [[43.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+
+    __slots__ = ("_store", "_index")
+    __array_priority__ = 1000  # numpy arrays on the left leave arithmetic to us
+
+    def __init__(self, store: Store, index: int) -> None:
+        self._store = store
+        self._index = index  # of a slot: it stays the same when slots change storages
+
+    @property
+    def _slot(self) -> Slot:
+        return self._store.table.slots[self._index]
+
+    @property
+    def _storage(self) -> Storage:
+        return self._store.table.slots[self._index].storage
+
+    @property
+    def name(self) -> str:
+        """The first of its names, in definition order, that shows it in this shape: see :meth:`Model.tie`."""
+        return self._store.table.names[self._index]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name: more than one when the parameter is tied."""
+        return self._store.table.names_of(self._storage)
+
+    @property
+    def kind(self) -> str:
+        """The kind of layer that holds it, such as ``"linear"``; the class name for an unknown layer."""
+        return self._slot.kind
+
+    @property
+    def native(self) -> Any:
+        """The untouched framework object; a tuple where several make up the parameter, as the gates of a Flax LSTM.
+        Writing to it writes to the model."""
+        return self._storage.native
+
+    @property
+    def buffer(self) -> bool:
+        """Whether it is state that is not trained, such as a running mean."""
+        return self._slot.buffer
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The canonical shape. Raises UnknownShapes where the framework does not know it yet."""
+        shape = self._storage.shape
+        if shape is None:
+            raise UnknownShapes(f"The shape of {self.name!r} is not known yet. {UNKNOWN_CURE}")
+        layout = self._slot.canonical
+        return shape if layout is None else layout.shape(shape)
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of its dtype, such as ``"float32"``."""
+        return self._storage.dtype
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size
+
+    @property
+    def trainable(self) -> bool:
+        """Whether gradient steps change it; never for a buffer."""
+        return not self._slot.buffer and self._storage.trainable
+
+    @property
+    def value(self) -> Any:
+        """The framework's array in canonical layout.
+
+        A snapshot: writing to it does not write to the model, and training does not change it. Inside an
+        objective it is the tracked array itself, so a penalty on it has a gradient.
+        """
+        array = self._canonical(self._storage.read())
+        return array if self._store.tracing else self._store.adapter.detach(array)
+
+    def numpy(self) -> np.ndarray:
+        """The values as an independent, writable numpy array in canonical layout."""
+        return contiguous(peek(self))
+
+    @property
+    def grad(self) -> Any | None:
+        """The gradient the last backward left, in canonical layout; None before the first, and where frozen.
+
+        For tied parameters it is the sum over all uses. It may alias the framework's own gradient.
+        """
+        if not self.trainable:
+            return None
+        grad = self._storage.grad()
+        return None if grad is None else self._canonical(grad)
+
+    def _canonical(self, array: Any) -> Any:
+        layout = self._slot.canonical
+        return array if layout is None else layout.apply(array, self._store.adapter.namespace(array))
+
+    def assign(self, array: Any, *, cast: bool = False) -> Parameter:
+        """Replace all values by an array of exactly this shape and dtype; plain Python numbers fit any dtype.
+
+        ``cast=True`` converts the dtype. Raises ShapeError or DtypeError; the parameter is then unchanged.
+        """
+        value = self._checked(array, cast)
+        write(self, value)
+        return self
+
+    def _checked(self, array: Any, cast: bool) -> np.ndarray:
+        plain = isinstance(array, (int, float, list, tuple))
+        value = to_numpy(array)
+        if value.shape != self.shape:
+            hint = ""
+            if value.ndim > 1 and value.shape[::-1] == self.shape:
+                hint = " It is transposed: multiparam's layout is PyTorch's, weight (out, in)."
+            raise ShapeError(f"{self.name!r} has shape {self.shape}; the array has {value.shape}.{hint}")
+        if value.dtype != self.dtype and not cast and not plain:
+            raise DtypeError(
+                f"{self.name!r} is {self.dtype}; the array is {value.dtype}. "
+                f"Convert it, or say assign(array, cast=True)."
+            )
+        return cast_to(self, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Some of the values as numpy, independent of the model; inside an objective, of the tracked array."""
+        return self.value[key] if self._store.tracing else self.numpy()[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Write to some elements, by numpy's rules of indexing, broadcasting and same-kind casting."""
+        new = self.numpy()
+        source = cast_to(self, to_numpy(value))
+        try:
+            new[key] = source
+        except ValueError as error:
+            raise ShapeError(f"{self.name!r}[{key!r}]: {error}") from None
+        except IndexError as error:
+            raise PositionError(f"{self.name!r} has shape {self.shape}: {error}") from None
+        write(self, new)
+
+    def __iadd__(self, other: Any) -> Parameter:
+        self[...] = self.numpy() + to_numpy(other)
+        return self
+
+    def __isub__(self, other: Any) -> Parameter:
+        self[...] = self.numpy() - to_numpy(other)
+        return self
+
+    def __imul__(self, other: Any) -> Parameter:
+        self[...] = self.numpy() * to_numpy(other)
+        return self
+
+    def __itruediv__(self, other: Any) -> Parameter:
+        self[...] = self.numpy() / to_numpy(other)
+        return self
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        shape = "unknown" if self._storage.shape is None else str(self.shape)
+        aliases = f", also {', '.join(n for n in self.names if n != self.name)}" if len(self.names) > 1 else ""
+        state = "buffer" if self.buffer else "trainable" if self.trainable else "frozen"
+        return f"<{self.name}: {self.kind} {shape} {self.dtype}, {state}{aliases}>"
+
+
+# -- for the rest of multiparam: what users have no need of
+
+
+def parameter_at(store: Store, index: int) -> Parameter:
+    """The Parameter of a slot, by the slot's index: the same object for all that show one storage in one layout."""
+    index = store.table.view(index)
+    parameter: Parameter | None = store.views.get(index)
+    if parameter is None:
+        parameter = store.views[index] = Parameter(store, index)
+    return parameter
+
+
+def slot_of(parameter: Parameter) -> Slot:
+    """The first slot that shows it."""
+    return parameter._slot
+
+
+def storage_of(parameter: Parameter) -> Storage:
+    """The storage it is now."""
+    return parameter._storage
+
+
+def peek(parameter: Parameter) -> np.ndarray:
+    """The values in canonical layout, for reading at once: it may alias the model's memory."""
+    array = parameter._store.adapter.to_numpy(parameter._storage.read())
+    layout = parameter._slot.canonical
+    shown: np.ndarray = array if layout is None else layout.apply(array, np)
+    return shown
+
+
+def cast_to(parameter: Parameter, value: np.ndarray) -> np.ndarray:
+    """An array in a parameter's dtype, unless that would lose its kind: no fraction, no imaginary part."""
+    target = numpy_dtype(parameter.dtype)
+    if value.dtype != target and not castable(value.dtype.name, parameter.dtype):
+        raise DtypeError(f"{parameter.name!r} is {parameter.dtype}; {value.dtype} values cannot be written into it.")
+    if overflows(value, target):
+        raise DtypeError(f"{parameter.name!r} is {parameter.dtype}; the values go beyond its range.")
+    return value.astype(target, copy=False)
+
+
+def write(parameter: Parameter, value: np.ndarray) -> None:
+    """Write a canonical array of the right shape and dtype."""
+    layout = parameter._slot.canonical
+    parameter._storage.write(value if layout is None else layout.undo(value, np))

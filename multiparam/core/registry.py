@@ -1,0 +1,293 @@
+"""Which backends there are, which one recognises an object, and which one is selected.
+
+A backend is an entry point of the group ``multiparam.backends`` that names a :class:`BackendInfo`. Ours and a
+third party's register in the same way. Nothing here imports a framework: a framework is imported when one of
+its models is wrapped or built, and detection looks only at what an object's classes already say.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BackendMissing, BackendUnknown, Unrecognised
+from ..paths import did_you_mean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .protocol import Adapter, Array, Host
+
+GROUP = "multiparam.backends"
+VARIABLE = "MULTIPARAM_BACKEND"
+
+
+class BackendInfo:
+    """What an adapter package says of itself without importing its framework.
+
+    ``recognises``: root modules whose classes are this backend's models, such as ``("flax",)``.
+    ``arrays``: root modules whose classes are its arrays, such as ``("jax", "jaxlib")``.
+    ``requires``: importable modules it cannot do without; the first one's distribution gives the version.
+    ``adapter``: ``"package.module:Class"`` of its :class:`~multiparam.core.protocol.Adapter`.
+    ``install``: the pip line to show when something is missing.
+    ``reads``: suffix of a weight file -> ``"package.module:function"`` that reads one, path -> (name -> array). Such a
+    function should import the framework only where the format needs it.
+    ``writes``: suffix -> ``"package.module:function"`` that writes such a file: (source, path), where the source is a
+    :class:`~multiparam.core.protocol.Host` of a model, to be written in the framework's own names and layouts, or
+    name -> array.
+    ``models_only``: those of ``writes`` that cannot hold arrays without a model; their function only gets a host.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        recognises: tuple[str, ...],
+        arrays: tuple[str, ...],
+        requires: tuple[str, ...],
+        adapter: str,
+        install: str,
+        reads: Mapping[str, str] = MappingProxyType({}),
+        writes: Mapping[str, str] = MappingProxyType({}),
+        models_only: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.recognises = recognises
+        self.arrays = arrays
+        self.requires = requires
+        self.adapter = adapter
+        self.install = install
+        self.reads = reads
+        self.writes = writes
+        self.models_only = models_only
+        self.broken: Exception | None = None
+        self._backend: Adapter | None = None
+
+    def missing(self) -> list[str]:
+        """The required modules that cannot be found; nothing is imported."""
+        from importlib.util import find_spec
+
+        if self.broken is not None:
+            return [self.name]
+        return [module for module in self.requires if module not in sys.modules and find_spec(module) is None]
+
+    def version(self) -> str | None:
+        """The installed version of the framework, or None."""
+        if self.missing():
+            return None
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version(self.requires[0])
+        except PackageNotFoundError:
+            return "unknown version"
+
+    def require(self) -> None:
+        """Raise :class:`BackendMissing` where the backend cannot be loaded for want of something; imports nothing."""
+        if self.broken is not None:
+            raise BackendMissing(f"Backend {self.name!r} does not register: {self.broken!r}") from self.broken
+        missing = self.missing()
+        if missing:
+            raise BackendMissing(
+                f"Backend {self.name!r} is not installed ({', '.join(missing)} not found). Try: {self.install}"
+            )
+
+    def load(self) -> Adapter:
+        """The backend itself; its framework is imported here. Raises :class:`BackendMissing`."""
+        if self._backend is None:
+            self.require()
+            from importlib import import_module
+
+            module, _, attribute = self.adapter.partition(":")
+            try:
+                self._backend = getattr(import_module(module), attribute)()
+            except Exception as error:
+                raise BackendMissing(
+                    f"Backend {self.name!r} is installed but does not import: {type(error).__name__}: {error}"
+                ) from error
+        return self._backend
+
+    def read(self, path: Path) -> Mapping[str, Array]:
+        """The arrays of a weight file of one of the suffixes in ``reads``. Raises :class:`BackendMissing`."""
+        found: Mapping[str, Array] = self._function(self.reads[path.suffix], f"reads {path.suffix} files")(path)
+        return found
+
+    def write(self, source: Host | Mapping[str, Array], path: Path, suffix: str) -> None:
+        """Write a weight file of one of the suffixes in ``writes``. Raises :class:`BackendMissing`."""
+        self._function(self.writes[suffix], f"writes {suffix} files")(source, path)
+
+    def _function(self, where: str, what: str) -> Callable[..., Any]:
+        from importlib import import_module
+
+        module, _, attribute = where.partition(":")
+        try:
+            found: Callable[..., Any] = getattr(import_module(module), attribute)
+        except ImportError as error:
+            self.require()
+            raise BackendMissing(f"{module!r}, which {what}, does not import: {error}") from error
+        return found
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name!r}: {self.version() or 'not installed'}>"
+
+
+class Status(str):
+    """A version, or the pip line that would install the backend; true only when installed."""
+
+    installed: bool
+
+    def __new__(cls, info: BackendInfo) -> Status:
+        version = info.version()
+        self = super().__new__(cls, version or f"not installed. Try: {info.install}")
+        self.installed = version is not None
+        return self
+
+    def __bool__(self) -> bool:
+        return self.installed
+
+
+@lru_cache(maxsize=1)
+def registered() -> Mapping[str, BackendInfo]:
+    """Every registered backend by name. Two of one name are an error, since nobody could say which is meant."""
+    from importlib.metadata import entry_points
+
+    found: dict[str, BackendInfo] = {}
+    origin: dict[str, str] = {}
+    for point in entry_points(group=GROUP):
+        if point.name in found:
+            if origin[point.name] == point.value:  # one distribution seen twice on sys.path
+                continue
+            raise BackendUnknown(
+                f"Two packages register a backend named {point.name!r}: {origin[point.name]} and {point.value}. "
+                "Uninstall one of them."
+            )
+        try:
+            found[point.name] = point.load()
+        except Exception as error:  # one broken package must not take the others with it
+            found[point.name] = BackendInfo(
+                point.name, recognises=(), arrays=(), requires=(), adapter="", install=f"reinstalling {point.value}"
+            )
+            found[point.name].broken = error
+        origin[point.name] = point.value
+    order = sorted(found, key=lambda name: (not found[name].adapter.startswith("multiparam_"), list(found).index(name)))
+    return {name: found[name] for name in order}
+
+
+def backends() -> dict[str, Status]:
+    """Every known backend: its version where installed, else the pip line that would install it.
+
+    >>> "torch" in backends()
+    True
+    """
+    return {name: Status(info) for name, info in registered().items()}
+
+
+def info(name: str) -> BackendInfo:
+    """The registration of one backend. Raises :class:`BackendUnknown` with a suggestion."""
+    known = registered()
+    if name not in known:
+        raise BackendUnknown(f"No backend named {name!r}. {did_you_mean(name, known)}")
+    return known[name]
+
+
+_default: str | None = None
+_local: ContextVar[str | None] = ContextVar("multiparam_backend", default=None)
+
+
+class use:
+    """Select a backend for :func:`multiparam.build`: for the process, or for a ``with`` block.
+
+    Raises :class:`BackendUnknown` for an unknown name and :class:`BackendMissing` for one not installed; the
+    selection is then what it was.
+
+    >>> with use("torch"):
+    ...     selected()
+    'torch'
+    """
+
+    def __init__(self, name: str) -> None:
+        global _default
+        info(name).require()
+        self.name = name
+        self._before, _default = _default, name
+
+    def __enter__(self) -> use:
+        # A block is for this context only: hand the process-wide default back.
+        global _default
+        _default = self._before
+        self._token = _local.set(self.name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _local.reset(self._token)
+
+
+def selected(explicit: str | None = None) -> str:
+    """The name in force: the argument, a ``with`` block, :class:`use`, the environment, or the only one installed."""
+    name = explicit or _local.get() or _default or os.environ.get(VARIABLE)
+    if name:
+        return info(name).name
+    installed = [name for name, status in backends().items() if status]
+    if len(installed) == 1:
+        return installed[0]
+    if not installed:
+        lines = "\n".join(f"  {known.install}" for known in registered().values())
+        raise BackendMissing(f"No backend is installed. Try one of:\n{lines}")
+    raise BackendUnknown(
+        f"Several backends are installed ({', '.join(installed)}) and none is selected. "
+        f"Say mp.use({installed[0]!r}), pass backend=, or set {VARIABLE}."
+    )
+
+
+def readers() -> dict[str, BackendInfo]:
+    """suffix -> the backend that reads weight files ending so; the first registered, where several do."""
+    return _first_by_suffix(lambda known: known.reads)
+
+
+def writers() -> dict[str, BackendInfo]:
+    """suffix -> the backend that writes weight files ending so; the first registered, where several do."""
+    return _first_by_suffix(lambda known: known.writes)
+
+
+def _first_by_suffix(suffixes: Callable[[BackendInfo], Mapping[str, str]]) -> dict[str, BackendInfo]:
+    found: dict[str, BackendInfo] = {}
+    for known in registered().values():
+        for suffix in suffixes(known):
+            found.setdefault(suffix, known)
+    return found
+
+
+def detect(obj: Any) -> BackendInfo:
+    """The backend whose framework one of the object's classes comes from, nearest class first.
+
+    The order of the classes matters: a Keras model on the torch backend is also a torch Module, and Keras'
+    classes come first. Raises :class:`Unrecognised`.
+    """
+    roots = {root: known for known in registered().values() for root in known.recognises}
+    found = None if isinstance(obj, type) else _nearest(obj, roots)
+    if found is not None:
+        return found
+    kind = "the class" if isinstance(obj, type) else "an object of type"
+    name = obj.__name__ if isinstance(obj, type) else type(obj).__qualname__
+    raise Unrecognised(
+        f"No backend recognises {kind} {name!r} as a model. Known models come from: {', '.join(sorted(roots))}."
+        + (" Pass an instance, not the class." if isinstance(obj, type) else "")
+    )
+
+
+def detect_array(obj: Any) -> BackendInfo | None:
+    """The backend whose array an object is, or None."""
+    return _nearest(obj, {root: known for known in registered().values() for root in known.arrays})
+
+
+def _nearest(obj: Any, roots: Mapping[str, BackendInfo]) -> BackendInfo | None:
+    for cls in type(obj).__mro__:
+        root = cls.__module__.partition(".")[0]
+        if root in roots:
+            return roots[root]
+    return None

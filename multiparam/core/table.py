@@ -1,0 +1,102 @@
+"""The table of a model's slots: names, storages and which slots are one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .. import paths
+from ..errors import InvalidArgument, ParameterNotFound
+from .composite import Packed, bases, pack
+from .protocol import Adapter, Slot, Storage
+
+
+class Tie(NamedTuple):
+    """A name and whether it is the transpose of the first name of its group."""
+
+    name: str
+    transposed: bool
+
+
+class Table:
+    """A model's slots grouped by storage, with the look-ups every access needs. Made once per wrap or tie."""
+
+    def __init__(self, slots: list[Slot], adapter: Adapter, packed: dict[Any, Packed]) -> None:
+        self.slots = slots = pack(slots, adapter, packed)
+        self.names: list[str] = []
+        self.by_name: dict[str, int] = {}
+        self.first: dict[int, int] = {}  # id of a storage -> its first slot
+        self._names: dict[int, tuple[str, ...]] | None = None
+        names, by_name, first = self.names, self.by_name, self.first
+        for i, slot in enumerate(slots):
+            path = slot.path
+            name = ".".join(path)
+            if "\\" in name or name.count(".") >= len(path):  # a dot inside a segment: see paths.text
+                name = paths.text(path)
+            names.append(name)
+            by_name[name] = i
+            key = id(slot.storage)
+            if key not in first:
+                first[key] = i
+        if len(by_name) != len(slots):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"Two parameters of one name: {', '.join(twice)}. This is a defect of the adapter.")
+
+    def names_of(self, storage: Storage) -> tuple[str, ...]:
+        """All names of a storage in definition order."""
+        if self._names is None:
+            names: dict[int, list[str]] = {}
+            for name, slot in zip(self.names, self.slots, strict=True):
+                names.setdefault(id(slot.storage), []).append(name)
+            self._names = {key: tuple(each) for key, each in names.items()}
+        return self._names[id(storage)]
+
+    def storages(self) -> list[Storage]:
+        """Each native array of a parameter once, in definition order."""
+        chosen = (self.slots[i].storage for i in self.first.values() if not self.slots[i].buffer)
+        return list(dict.fromkeys(base for storage in chosen for base in bases(storage)))
+
+    def view(self, index: int) -> int:
+        """The first slot that shows the same storage in the same layout."""
+        slot = self.slots[index]
+        first = self.first[id(slot.storage)]
+        if self.slots[first].canonical == slot.canonical:
+            return first
+        return next(i for i, s in enumerate(self.slots) if s.storage is slot.storage and s.canonical == slot.canonical)
+
+    def slot(self, name: str) -> Slot:
+        """The slot of a full name. Raises ParameterNotFound."""
+        index = self.by_name.get(name)
+        if index is None:
+            raise ParameterNotFound(f"No parameter {name!r}. {paths.did_you_mean(name, self.names)}")
+        return self.slots[index]
+
+    def all_storages(self) -> list[Storage]:
+        """Each storage once, of parameters and buffers, packed ones as they are, in definition order."""
+        return [self.slots[i].storage for i in self.first.values()]
+
+    def groups(self) -> list[tuple[str, ...]]:
+        """The names that share one storage, in definition order."""
+        groups = (self.names_of(storage) for storage in self.all_storages())
+        return [names for names in groups if len(names) > 1]
+
+    def ties(self) -> list[list[Tie]]:
+        """The same with which of them are transposed."""
+        if len(self.first) == len(self.slots):
+            return []
+        groups = [[self.slots[self.by_name[name]] for name in names] for names in self.groups()]
+        return [[Tie(paths.text(s.path), s.canonical != group[0].canonical) for s in group] for group in groups]
+
+
+def same_architecture(before: Table, now: Table) -> None:
+    """Raises InvalidArgument unless two tables have the same names and shapes."""
+    for i, name in enumerate(before.names):
+        if name not in now.by_name:
+            raise InvalidArgument(f"This model has no parameter {name!r}. {paths.did_you_mean(name, now.names)}")
+        old, new = before.slots[i].storage.shape, now.slots[now.by_name[name]].storage.shape
+        if old != new:
+            raise InvalidArgument(f"{name!r} has shape {new} in this model, and {old} in the one it replaces.")
+    if now.names != before.names:
+        more = next((name for name in now.names if name not in before.by_name), None)
+        raise InvalidArgument(
+            f"This model has a parameter {more!r} more." if more else "This model has its parameters in another order."
+        )

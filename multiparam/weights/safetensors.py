@@ -1,0 +1,473 @@
+"""safetensors files, written and read one tensor at a time.
+
+The format: 8 bytes with the header's length, a JSON header that says each tensor's dtype, shape and place, and the
+data, little endian and row by row. The official library knows no bfloat16 in numpy, wants all tensors at once to
+write, and maps files into memory, where a file that another program cuts short kills the process; so the format is
+written out here. Its library reads what this writes, and this what it writes.
+
+Source: https://huggingface.co/docs/safetensors
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import sys
+import weakref
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from ..core.arrays import numpy_dtype
+from ..core.state import ArraySpec, Source
+from ..core.state import spec as spec_of
+from ..errors import FileError, InvalidArgument
+
+# The format's name of a dtype -> numpy's (or ml_dtypes'), and its bytes. The kinds smaller than a byte are left out.
+DTYPES: Mapping[str, tuple[str, int]] = {
+    "BOOL": ("bool", 1),
+    "U8": ("uint8", 1),
+    "I8": ("int8", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E8M0": ("float8_e8m0fnu", 1),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 1),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 1),
+    "I16": ("int16", 2),
+    "U16": ("uint16", 2),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I32": ("int32", 4),
+    "U32": ("uint32", 4),
+    "F32": ("float32", 4),
+    "C64": ("complex64", 8),
+    "F64": ("float64", 8),
+    "I64": ("int64", 8),
+    "U64": ("uint64", 8),
+}
+CODES: Mapping[str, tuple[str, int]] = {name: (code, size) for code, (name, size) in DTYPES.items()}
+LARGEST_HEADER = 100_000_000  # bytes; the official library's bound
+MOST_AXES = 32  # numpy 1's bound
+CHUNK = 1 << 20
+LARGE = 1 << 22  # bytes, from which a thread is worth its start
+CHECKSUMS = "multiparam.crc32"
+INDEX = ".safetensors.index.json"
+
+
+class Tensor(NamedTuple):
+    """An array to be written: all but its values are known beforehand."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+    @property
+    def width(self) -> int:
+        """The bytes of one number. Raises InvalidArgument for a dtype that safetensors has not."""
+        if self.dtype not in CODES:
+            raise InvalidArgument(
+                f"{self.name!r} is {self.dtype}, which safetensors has not. It has: {', '.join(sorted(CODES))}."
+            )
+        return CODES[self.dtype][1]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all of them."""
+        return math.prod(self.shape) * self.width
+
+
+class Place(NamedTuple):
+    """Where a tensor's bytes are in the data."""
+
+    spec: ArraySpec
+    start: int
+    end: int
+
+
+# -- writing
+
+
+def write(file: BinaryIO, tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, reading one tensor at a time.
+
+    The checksums stand in the metadata, before the data: room of fixed width is kept for them, and filled in last.
+    Raises InvalidArgument for a name or dtype the format has not.
+
+        >>> import io
+        >>> file = io.BytesIO()
+        >>> write(file, [Tensor("a", (2,), "int8", lambda: np.array([1, 2], "int8"))], {})
+        >>> file.getvalue()[-2:]
+        b'\\x01\\x02'
+    """
+    ordered = sorted(tensors, key=lambda tensor: (-tensor.width, tensor.name))
+    header = _header(ordered, metadata)
+    text = _encode(header)
+    file.write(len(text).to_bytes(8, "little") + text)
+    sums = [_header_sum(header), *(_put(file, tensor) for tensor in ordered)]
+    mark = f'"{CHECKSUMS}":"'.encode()  # the first key of the first value, so the first such bytes
+    file.seek(8 + text.index(mark) + len(mark))
+    file.write("".join(f"{each:08x}" for each in sums).encode())
+
+
+def _header(ordered: list[Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
+    header: dict[str, Any] = {"__metadata__": {CHECKSUMS: "0" * 8 * (1 + len(ordered)), **metadata}}
+    at = 0
+    for tensor in ordered:
+        if tensor.name in header:
+            raise InvalidArgument(f"No tensor can be called {tensor.name!r} in a safetensors file, or two of them.")
+        end = at + tensor.nbytes
+        header[tensor.name] = {
+            "dtype": CODES[tensor.dtype][0],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    return header
+
+
+def _encode(header: Mapping[str, Any]) -> bytes:
+    try:
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"A name cannot be written as UTF-8: {error.object[error.start :][:40]!r}.") from None
+    text += b" " * (-len(text) % 8)
+    if len(text) > LARGEST_HEADER:
+        raise InvalidArgument(f"A header of {len(text)} bytes is more than safetensors allows. Say shard_size=.")
+    return text
+
+
+def _header_sum(header: Mapping[str, Any]) -> int:
+    """The checksum of what a header says, but for the checksums in it; spaces and order do not count."""
+    own = {key: value for key, value in header["__metadata__"].items() if key != CHECKSUMS}
+    return zlib.crc32(json.dumps({**header, "__metadata__": own}, sort_keys=True).encode())
+
+
+def _put(file: BinaryIO, tensor: Tensor) -> int:
+    """Write the values of one tensor; their checksum."""
+    array = tensor.read()
+    if spec_of(array) != (tensor.shape, tensor.dtype):
+        raise InvalidArgument(f"{tensor.name!r} was {tensor.shape} {tensor.dtype}, and changed while it was saved.")
+    data = _bytes(array)
+    if len(data) < LARGE:
+        file.write(data)
+        return zlib.crc32(data)
+    with ThreadPoolExecutor(1) as pool:  # neither the sum nor the disk needs the interpreter
+        sum = pool.submit(zlib.crc32, data)
+        for chunk in _chunks(data):
+            file.write(chunk)
+        return sum.result()
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """An array's bytes, little endian; no copy where it is so already."""
+    if (array.dtype.byteorder == ">") or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
+        array = array.byteswap()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _chunks(data: memoryview) -> Iterator[memoryview]:
+    for at in range(0, len(data), CHUNK):
+        yield data[at : at + CHUNK]
+
+
+# -- reading
+
+
+class TensorFile(Source):
+    """One safetensors file. The header is checked when it is opened, values are read when they are asked for.
+
+    The file stays open, so that what is read is one file even if another is put in its place. ``verify`` is whether
+    checksums are looked at, where the file has them. Raises FileError for a file that is not whole or not what it says.
+    """
+
+    def __init__(self, path: Path, verify: bool = True) -> None:
+        self.path = path
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._close = weakref.finalize(self, self._file.close)
+        try:
+            header, self._start, size = _read_header(self._file, path)
+            self.metadata: Mapping[str, str] = _metadata(header, path)
+            self._places = _places(header, size, path)
+            self._sums = _checksums(header, self._places, path) if verify else {}
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._close()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        shape, dtype = self.spec(name)
+        array = np.empty(shape, numpy_dtype(dtype))
+        data = array.reshape(-1).view(np.uint8)
+        self._file.seek(self._start + self._places[name][1])
+        _fill(self._file, data.data, self.path)
+        if name in self._sums:
+            self._compare(name, zlib.crc32(data.data))
+        if dtype == "bool" and data.size and int(data.max()) > 1:
+            raise FileError(f"{str(self.path)!r}: {name!r} is bool, but holds numbers that are neither 0 nor 1.")
+        return array.byteswap() if sys.byteorder == "big" else array
+
+    def spec(self, name: str) -> ArraySpec:
+        return self._places[name].spec
+
+    def verify(self, name: str) -> None:
+        if self.spec(name).dtype == "bool":
+            self[name]
+            return
+        sum = 0
+        for chunk in self._read(name):
+            sum = zlib.crc32(chunk, sum)
+        self._compare(name, sum)
+
+    def _read(self, name: str) -> Iterator[memoryview]:
+        """The bytes of an array, in one piece of memory that is used again for each part."""
+        _, start, end = self._places[name]
+        room = memoryview(bytearray(min(CHUNK, end - start)))
+        for at in range(start, end, CHUNK):
+            part = room[: min(CHUNK, end - at)]
+            self._file.seek(self._start + at)
+            _fill(self._file, part, self.path)
+            yield part
+
+    def _compare(self, name: str, sum: int) -> None:
+        if self._sums.get(name, sum) != sum:
+            raise FileError(f"{str(self.path)!r}: the values of {name!r} are not those that were written. {CURE}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+
+CURE = "The file is damaged, or another program has changed it; verify=False reads it all the same."
+
+
+def _fill(file: Any, room: memoryview, path: Path) -> None:
+    """Read as many bytes as there is room for."""
+    while room:
+        count = file.readinto(room)
+        if not count:
+            raise FileError(f"{str(path)!r} ends before its data does: it was cut short.")
+        room = room[count:]
+
+
+def _exactly(file: Any, size: int, path: Path) -> bytes:
+    """So many bytes; one read may give fewer."""
+    parts = []
+    while size:
+        part = file.read(size)
+        if not part:
+            raise FileError(f"{str(path)!r} ends before its data does: it was cut short.")
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _read_header(file: Any, path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header, where the data starts, and how long it is."""
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode):
+        raise FileError(f"{str(path)!r} is no regular file.")
+    if found.st_size < 10:
+        raise FileError(f"{str(path)!r} is no safetensors file: it has only {found.st_size} bytes.")
+    length = int.from_bytes(_exactly(file, 8, path), "little")
+    if length > LARGEST_HEADER:
+        raise FileError(f"{str(path)!r} is no safetensors file: its header would be {length} bytes long.")
+    if length > found.st_size - 8:
+        raise FileError(f"{str(path)!r} is cut short: its header has {length} bytes, the file {found.st_size}.")
+    text = _exactly(file, length, path)
+    if not text.startswith(b"{"):
+        raise FileError(f"{str(path)!r} is no safetensors file: its header is no JSON object.")
+    return strict_json(text, path), 8 + length, found.st_size - 8 - length
+
+
+def strict_json(text: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object without duplicate keys or numbers that JSON has not. Raises FileError."""
+    try:
+        found = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{str(path)!r} is damaged: {error}.") from None
+    if not isinstance(found, dict):
+        raise FileError(f"{str(path)!r} is damaged: no JSON object where one must be.")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"two entries are called {next(key for key in keys if keys.count(key) > 1)!r}")
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _metadata(header: dict[str, Any], path: Path) -> dict[str, str]:
+    found = header.get("__metadata__", {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise FileError(f"{str(path)!r} has a damaged header: its metadata are not texts.")
+    return found
+
+
+def _places(header: Mapping[str, Any], size: int, path: Path) -> dict[str, Place]:
+    """Where each tensor is, in the order of the data, which they fill without gap or overlap."""
+    found = {name: _place(name, entry, path) for name, entry in header.items() if name != "__metadata__"}
+    ordered = dict(sorted(found.items(), key=lambda item: item[1][1:]))
+    at = 0
+    for name, place in ordered.items():
+        if place.start != at:
+            raise FileError(f"{str(path)!r} has a damaged header: {name!r} does not start where the one before ends.")
+        at = place.end
+    if at != size:
+        raise FileError(f"{str(path)!r} was cut short or made longer: it has {size} bytes of data; {at} are named.")
+    return ordered
+
+
+def _place(name: str, entry: Any, path: Path) -> Place:
+    def damaged(what: str) -> FileError:
+        return FileError(f"{str(path)!r} has a damaged header: {name!r} {what}.")
+
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise damaged("has not a dtype, a shape and offsets")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in DTYPES:
+        raise damaged(f"is of dtype {code!r}, which multiparam does not know")
+    if not _naturals(shape) or len(shape) > MOST_AXES:
+        raise damaged(f"has no shape: {shape!r:.80}")
+    if not _naturals(offsets) or len(offsets) != 2:
+        raise damaged(f"has no offsets: {offsets!r:.80}")
+    dtype, bytes_each = DTYPES[code]
+    if math.prod(n for n in shape if n) * bytes_each > sys.maxsize:
+        raise damaged(f"has a shape too large: {shape!r:.80}")
+    if offsets[1] - offsets[0] != math.prod(shape) * bytes_each:
+        raise damaged(f"is {tuple(shape)} {dtype}, which {offsets[1] - offsets[0]} bytes are not")
+    return Place(ArraySpec(tuple(shape), dtype), *offsets)
+
+
+def _naturals(found: Any) -> bool:
+    return isinstance(found, list) and all(type(n) is int and n >= 0 for n in found)
+
+
+def _checksums(header: Mapping[str, Any], places: Mapping[str, Place], path: Path) -> dict[str, int]:
+    """name -> checksum, where the file has any. Raises FileError where the header is not as it was written."""
+    metadata = header.get("__metadata__", {})
+    text = metadata.get(CHECKSUMS)
+    if text is None and not any(key.startswith("multiparam") for key in metadata):
+        return {}
+    try:
+        sums = [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
+    except (TypeError, ValueError):
+        sums = []
+    if len(sums) != 1 + len(places) or sums[0] != _header_sum(header):
+        raise FileError(f"{str(path)!r} has a header that is not the one written. {CURE}")
+    return dict(zip(places, sums[1:], strict=True))
+
+
+# -- several files
+
+
+class Sharded(Source):
+    """Several safetensors files and the index that says which tensor is in which, as Hugging Face writes them.
+
+    Raises FileError for an index that is damaged or names a file elsewhere, for a shard that is missing, and for shards
+    of different saves.
+    """
+
+    def __init__(self, path: Path, verify: bool = True) -> None:
+        self.path = path
+        index = read_index(path)
+        where: Mapping[str, str] = index["weight_map"]
+        self._shards: dict[str, TensorFile] = {}
+        try:
+            for file in dict.fromkeys(where.values()):
+                self._shards[file] = self._open(file, verify)
+            self._where = {name: self._shards[file] for name, file in where.items()}
+            self._check(index)
+        except BaseException:
+            self.close()
+            raise
+        first = next(iter(self._shards.values()), None)
+        self.metadata: Mapping[str, str] = {} if first is None else first.metadata
+        self.shards = list(self._shards.values())
+
+    def _open(self, file: str, verify: bool) -> TensorFile:
+        try:
+            return TensorFile(self.path.parent / file, verify)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise FileError(f"{str(self.path)!r} names the shard {file!r}, which is not there.") from None
+
+    def _check(self, index: Mapping[str, Any]) -> None:
+        for file, shard in self._shards.items():
+            listed = {name for name, each in self._where.items() if each is shard}
+            if listed != set(shard):
+                odd = sorted(listed ^ set(shard))[0]
+                raise FileError(f"{str(self.path)!r} and its shard {file!r} do not agree on whether it has {odd!r}.")
+        saves = {shard.metadata.get(SAVE) for shard in self._shards.values()} | {index["save"]}
+        if self._shards and len(saves) > 1:
+            raise FileError(
+                f"The shards that {str(self.path)!r} names are not of one save: a save over them was interrupted, or "
+                "files were mixed."
+            )
+
+    def close(self) -> None:
+        for shard in self._shards.values():
+            shard.close()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._where[name][name]
+
+    def spec(self, name: str) -> ArraySpec:
+        return self._where[name].spec(name)
+
+    def verify(self, name: str) -> None:
+        self._where[name].verify(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+
+SAVE = "multiparam.save"  # one random text for all shards of a save
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """``{"weight_map": name -> file, "save": the text of the save or None}`` of an index. Raises FileError."""
+    if os.stat(path).st_size > LARGEST_HEADER:
+        raise FileError(f"{str(path)!r} is too long for an index.")
+    text = path.read_bytes()
+    found = strict_json(text, path)
+    where, metadata = found.get("weight_map"), found.get("metadata", {})
+    if not isinstance(where, dict) or not isinstance(metadata, dict):
+        raise FileError(f"{str(path)!r} is no index of shards: it has no 'weight_map'.")
+    if not isinstance(metadata.get(SAVE), (str, type(None))):
+        raise FileError(f"{str(path)!r} is damaged: {SAVE!r} is no text.")
+    for name, file_name in where.items():
+        if not isinstance(file_name, str) or not _inside(file_name):
+            raise FileError(f"{str(path)!r} says that {name!r} is in {file_name!r}, which is no file beside it.")
+    return {"weight_map": where, "save": metadata.get(SAVE)}
+
+
+def _inside(name: str) -> bool:
+    """Whether a file's name cannot lead out of its folder, on any system."""
+    windows = PureWindowsPath(name)
+    parts = {*PurePosixPath(name).parts, *windows.parts}
+    return bool(parts) and not (windows.drive or windows.root or name.startswith("/") or ".." in parts or "\0" in name)

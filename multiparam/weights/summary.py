@@ -1,0 +1,401 @@
+"""What a model or a weight file holds: a row for each array, totals, statistics; as JSON, markdown and a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import paths
+from ..core.group import named_parameters, store_of
+from ..core.model import Model
+from ..core.state import Source
+from ..errors import InvalidArgument, PackageMissing, ParameterNotFound
+
+CHUNK = 1 << 20  # elements that are looked at together: float64 copies stay small
+PANELS = 64  # of a picture, at most
+BINS = 60  # of a histogram, at most
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Of the finite numbers; those that are not are counted. None where there are none, or they have no order."""
+
+    norm: float
+    min: float | None
+    max: float | None
+    mean: float | None
+    nan: int
+    inf: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One array. ``kind`` and ``state`` ("trainable", "frozen" or "buffer") are empty where a file does not say them.
+    ``aliases``: its other names; ``transposed``: those of them that show its transpose."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    state: str
+    aliases: tuple[str, ...]
+    transposed: tuple[str, ...]
+    read: Callable[[], np.ndarray]
+    stats: Stats | None = None
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.count * bytes_of(self.dtype)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+    @property
+    def alias_texts(self) -> list[str]:
+        return [f"{name} (transposed)" if name in self.transposed else name for name in self.aliases]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All rows of a model or a file, or those selected of ``whole``."""
+
+    title: str
+    rows: list[Row]
+    whole: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> bool:
+        """Whether it is known what is trained."""
+        return all(row.state for row in self.rows)
+
+    def totals(self) -> dict[str, int]:
+        """Numbers in all; without what is told of them, all but bookkeeping counts as parameters."""
+        parameters = [row for row in self.rows if row.state != "buffer"]
+        found = {"parameters": sum(row.count for row in parameters)}
+        if self.told:
+            found["trainable"] = sum(row.count for row in parameters if row.state == "trainable")
+            found["frozen"] = sum(row.count for row in parameters if row.state == "frozen")
+            found["buffers"] = sum(row.count for row in self.rows if row.state == "buffer")
+        return {**found, "bytes": sum(row.bytes for row in self.rows)}
+
+
+def bytes_of(dtype: str) -> int:
+    """Bytes of one number, by the dtype's name, those of ml_dtypes too.
+
+    >>> bytes_of("float32"), bytes_of("bfloat16"), bytes_of("float8_e4m3fn"), bytes_of("bool")
+    (4, 2, 1, 1)
+    """
+    bits = re.search(r"\d+", dtype)
+    return max(1, int(bits[0]) // 8) if bits else 1
+
+
+# -- what there is
+
+
+def of_model(net: Model) -> Listing:
+    """The parameters and buffers of a model, each once, in definition order."""
+    known = named_parameters(net)
+    order = {name: i for i, name in enumerate(store_of(net).table.names)}
+    held = sorted({**net.parameters(), **net.buffers()}.items(), key=lambda item: order[item[0]])
+    rows = []
+    for name, p in held:
+        state = "buffer" if p.buffer else "trainable" if p.trainable else "frozen"
+        aliases = tuple(each for each in p.names if each != name)
+        transposed = tuple(each for each in aliases if known[each] is not known[name])
+        rows.append(Row(name, p.kind, p.shape, p.dtype, state, aliases, transposed, p.numpy))
+    return Listing(f"{net.backend} {type(net.native).__name__}", rows, len(rows))
+
+
+def of_file(source: Source, title: str) -> Listing:
+    """The arrays of a file, with what it says of them: in the order of the model it was written from, if it does."""
+    from .files import file_metadata
+
+    said = file_metadata(source)
+    order = {name: i for i, name in enumerate(said.parameters)}
+    names = sorted(source, key=lambda name: order.get(name, len(order)))
+    rows = []
+    for name in names if order else _natural(source):
+        about = said.parameters.get(name, {})
+        shape, dtype = source.spec(name)
+        state = "" if not about else _said_state(about)
+        aliases, transposed = tuple(about.get("aliases", ())), tuple(about.get("transposed", ()))
+        kind = str(about.get("kind", ""))
+        rows.append(Row(name, kind, shape, dtype, state, aliases, transposed, _reader(source, name)))
+    told = all(row.state for row in rows)
+    note = "The file does not say kinds of layers, ties, or what is trained; one saved by mp.save from a model does."
+    return Listing(title, rows, len(rows), () if told else (note,))
+
+
+def _said_state(about: Mapping[str, Any]) -> str:
+    return "buffer" if about.get("buffer") else "trainable" if about.get("trainable") else "frozen"
+
+
+def _reader(source: Source, name: str) -> Callable[[], np.ndarray]:
+    return lambda: source[name]
+
+
+def _natural(source: Source) -> list[str]:
+    """Alphabetical names with their numbers in order, ``h.2`` before ``h.10``; any other order as it is."""
+    names = list(source)
+    if names != sorted(names):
+        return names
+    return sorted(names, key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else part) for part in
+                                           re.split(r"([0-9]+)", name)])  # fmt: skip
+
+
+def select(listing: Listing, globs: Iterable[str], kind: str | None) -> Listing:
+    """The rows of which a name fits one of the globs, and the kind fits too. Raises ParameterNotFound for none."""
+    patterns = list(globs)
+    if kind and not any(row.kind for row in listing.rows):
+        raise InvalidArgument("The file does not say the kinds of its layers. Select by name.")
+    rows = [
+        row
+        for row in listing.rows
+        if (not patterns or any(paths.matches(name, pattern) for name in row.names for pattern in patterns))
+        and (not kind or paths.matches(row.kind, kind))
+    ]
+    if not rows:
+        asked = " or ".join(map(repr, patterns)) or "any name"
+        known = [name for row in listing.rows for name in row.names] if patterns else {r.kind for r in listing.rows}
+        hint = paths.did_you_mean(patterns[0] if patterns else str(kind), sorted(known) if not patterns else known)
+        raise ParameterNotFound(f"Nothing matches {asked}{f' of kind {kind!r}' if kind else ''}. {hint}")
+    return Listing(listing.title, rows, listing.whole, listing.notes)
+
+
+# -- statistics
+
+
+def with_stats(row: Row) -> Row:
+    """The row with the statistics of its values, which are read here and let go."""
+    return Row(**{**vars(row), "stats": stats(row.read())})
+
+
+def stats(array: np.ndarray) -> Stats:
+    """Norm, extremes, mean, and how many numbers are NaN or infinite.
+
+    >>> stats(np.array([3.0, -4.0, np.nan]))
+    Stats(norm=5.0, min=-4.0, max=3.0, mean=-0.5, nan=1, inf=0)
+    """
+    ordered = array.dtype.kind != "c"
+    norms, total, finite, nan, inf = [0.0], 0.0, 0, 0, 0
+    least, most = math.inf, -math.inf
+    for chunk in _chunks(array):
+        good = chunk[np.isfinite(chunk)]
+        missing = int(np.isnan(chunk).sum())
+        nan, inf = nan + missing, inf + chunk.size - good.size - missing
+        if good.size:
+            norms.append(_norm(good))
+            finite += good.size
+            if ordered:
+                total += float(good.sum())
+                least, most = min(least, float(good.min())), max(most, float(good.max()))
+    some = ordered and finite > 0
+    mean = total / finite if some else None
+    return Stats(math.hypot(*norms), least if some else None, most if some else None, mean, nan, inf)
+
+
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers in float64, or complex128, some at a time."""
+    flat = array.reshape(-1)
+    wide = np.complex128 if array.dtype.kind == "c" else np.float64
+    for start in range(0, flat.size, CHUNK):
+        yield flat[start : start + CHUNK].astype(wide)
+
+
+def _norm(chunk: np.ndarray) -> float:
+    """The root of the sum of squares, which may be too large, or too small, for a float64 itself."""
+    sizes = np.abs(chunk)
+    largest = float(sizes.max())
+    return largest * math.sqrt(float(np.square(sizes / largest).sum())) if largest else 0.0
+
+
+# -- as text
+
+
+def as_json(listing: Listing) -> str:
+    """The listing as JSON; numbers that JSON has no word for as texts."""
+    rows = []
+    for row in listing.rows:
+        about: dict[str, Any] = {
+            "name": row.name,
+            "aliases": list(row.aliases),
+            "transposed": list(row.transposed),
+            "kind": row.kind or None,
+            "shape": list(row.shape),
+            "dtype": row.dtype,
+            "count": row.count,
+            "bytes": row.bytes,
+            "state": row.state or None,
+        }
+        if row.stats is not None:
+            about["stats"] = {key: _finite(value) for key, value in vars(row.stats).items()}
+        rows.append(about)
+    whole = {"format": "multiparam-inspect-1", "source": listing.title, "parameters": rows, "totals": listing.totals()}
+    return json.dumps(whole, indent=1, ensure_ascii=False)
+
+
+def _finite(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def as_markdown(listing: Listing) -> str:
+    """The listing as a markdown table and a line of totals."""
+    titles, lines = cells(listing)
+    right = {title for title in titles if title not in LEFT}
+    names = [[f"`{cell}`" if i == 0 else cell for i, cell in enumerate(line)] for line in lines]
+    table = [titles, ["---:" if title in right else "---" for title in titles], *names]
+    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table)
+    return f"`{listing.title}`\n\n{body}\n\n{summary(listing)}"
+
+
+LEFT = ("name", "kind", "shape", "dtype", "state", "also called")  # columns of words; the others are numbers
+
+
+def cells(listing: Listing) -> tuple[list[str], list[list[str]]]:
+    """Titles and lines of the table; columns that would be empty are left out."""
+    columns: dict[str, Callable[[Row], str]] = {
+        "name": lambda row: row.name,
+        "kind": lambda row: row.kind,
+        "shape": lambda row: str(row.shape),
+        "dtype": lambda row: row.dtype,
+        "count": lambda row: f"{row.count:,}",
+        "state": lambda row: row.state,
+        "also called": lambda row: ", ".join(row.alias_texts),
+        "norm": lambda row: number(row.stats.norm) if row.stats else "",
+        "min": lambda row: number(row.stats.min) if row.stats else "",
+        "max": lambda row: number(row.stats.max) if row.stats else "",
+        "mean": lambda row: number(row.stats.mean) if row.stats else "",
+        "NaN": lambda row: f"{row.stats.nan:,}" if row.stats else "",
+        "inf": lambda row: f"{row.stats.inf:,}" if row.stats else "",
+    }
+    filled = {title: [cell(row) for row in listing.rows] for title, cell in columns.items()}
+    kept = {title: column for title, column in filled.items() if any(column) or title in ("name", "shape")}
+    return list(kept), [list(line) for line in zip(*kept.values(), strict=True)]
+
+
+def number(value: float | None) -> str:
+    """Four digits.
+
+    >>> number(0.0123456), number(None)
+    ('0.01235', '')
+    """
+    return "" if value is None else f"{value:.4g}"
+
+
+def summary(listing: Listing) -> str:
+    """The totals in one sentence."""
+    totals = listing.totals()
+    of = f" of {listing.whole:,}" if len(listing.rows) != listing.whole else ""
+    arrays = f"{len(listing.rows):,}{of} array{'s' if listing.whole != 1 else ''}"
+    if not listing.told:
+        return f"{arrays}, {totals['parameters']:,} numbers, {size(totals['bytes'])}."
+    parts = [f"{totals['parameters']:,} parameters"]
+    if totals["frozen"]:
+        parts += [f"{totals['trainable']:,} trainable", f"{totals['frozen']:,} frozen"]
+    else:
+        parts[0] += ", all trainable" if totals["parameters"] else ""
+    if totals["buffers"]:
+        parts.append(f"{totals['buffers']:,} in buffers")
+    return f"{arrays}: {', '.join(parts)}; {size(totals['bytes'])}."
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that suits them.
+
+    >>> size(120), size(1_234_567)
+    ('120 bytes', '1.23 MB')
+    """
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} bytes"
+
+
+# -- as a picture
+
+
+def groups(rows: Iterable[Row], limit: int = PANELS) -> dict[str, list[Row]]:
+    """The rows by layer, or by the block of layers that is small enough to leave no more than so many groups."""
+    rows = list(rows)
+    parts = {row.name: paths.segments(row.name)[:-1] for row in rows}
+    depth = max(map(len, parts.values()), default=0)
+    while True:
+        found: dict[str, list[Row]] = {}
+        for row in rows:
+            found.setdefault(".".join(parts[row.name][:depth]), []).append(row)
+        if len(found) <= limit or depth == 0:
+            return found
+        depth -= 1
+
+
+def plot(listing: Listing, file: Path, tick: Callable[[str], None] = lambda name: None) -> None:
+    """A histogram for each group of parameters, in a file whose suffix says the format.
+
+    Values are read twice, for their range and their numbers, one array at a time. Raises PackageMissing without
+    matplotlib, and InvalidArgument for a format it does not write, or where there is nothing to draw.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise PackageMissing('Drawing needs matplotlib. Try: pip install "multiparam[plot]"') from None
+    from ..transfers.export import atomically
+
+    formats = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if file.suffix[1:].lower() not in formats:
+        raise InvalidArgument(f"No picture ends in {file.suffix!r}. There are: {', '.join(formats)}.")
+    drawn = [row for row in listing.rows if row.count and row.dtype.startswith(("float", "bfloat"))]
+    if not drawn:
+        raise InvalidArgument("There is nothing to draw: no array of floating numbers.")
+    panels = groups(drawn)
+    across = min(4, len(panels))
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(3.2 * across, 2.4 * down + 0.4), layout="constrained")
+    figure.suptitle(listing.title)
+    for i, (name, rows) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(down, across, i)
+        axes.set_title(name or "(top)", fontsize=9)
+        for leaf, (edges, heights) in histograms(rows, tick).items():
+            axes.stairs(heights, edges, label=leaf, fill=True, alpha=0.5)
+        axes.tick_params(labelsize=7)
+        axes.set_yticks([])
+        axes.legend(fontsize=7, frameon=False)
+    with atomically(file) as path:
+        figure.savefig(path)
+
+
+def histograms(
+    rows: Iterable[Row], tick: Callable[[str], None] = lambda name: None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Leaf name -> edges and heights, in shares of the highest, for the finite values of a group's arrays called so."""
+    leaves: dict[str, list[Row]] = {}
+    for row in rows:
+        leaves.setdefault(paths.segments(row.name)[-1], []).append(row)
+    found = {}
+    for leaf, same in leaves.items():
+        spans = [(s.min, s.max) for row in same if (s := row.stats or stats(row.read())).min is not None]
+        if not spans:
+            continue
+        low, high = min(a for a, _ in spans if a is not None), max(b for _, b in spans if b is not None)
+        low, high = (low, high) if high > low else (low - max(abs(low), 1) / 2, high + max(abs(low), 1) / 2)
+        bins = min(BINS, max(8, math.isqrt(sum(row.count for row in same))))
+        edges, counts = np.linspace(low, high, bins + 1), np.zeros(bins)
+        for row in same:
+            for chunk in _chunks(row.read()):
+                counts += np.histogram(chunk, edges)[0]  # NaN and infinities are in no bin
+            tick(row.name)
+        found[leaf] = edges, counts / counts.max()
+    return found

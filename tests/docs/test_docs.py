@@ -1,0 +1,95 @@
+"""Every example in the README and in the docstrings runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import multiparam as mp
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+BLOCKS = PYTHON.findall(README)
+PAGES = {"torch-to-flax": ("torch", "jax"), "keras-to-torch": ("tensorflow", "torch")}
+PAGES["leaving-mxnet"] = ("mxnet", "torch", "jax", "tensorflow")
+PAGES["write-an-adapter"] = ("autograd",)
+MODULES = [
+    module.name
+    for package in ("multiparam",)
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.needs("torch", "jax")
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[-1][:40])
+def test_the_readmes_code_runs(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multiparam.core.registry._default", None)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.needs(*needs), id=page) for page, needs in PAGES.items()]
+)
+def test_a_pages_code_runs_from_top_to_bottom(page: str) -> None:
+    """A page is one story: each block goes on where the last one ended, and asserts what the text says."""
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    names: dict[str, object] = {}
+    for block in PYTHON.findall(text):
+        exec(compile(block, f"docs/{page}.md", "exec"), names)
+
+
+def test_every_page_is_run_and_found_from_the_readme() -> None:
+    pages = {*PAGES, "compare-in-ci"}  # which test_ci_page.py runs
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} == pages
+    for page in pages:
+        assert f"(docs/{page}.md)" in README
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("name", ["multiparam", *MODULES])
+def test_the_docstrings_examples_run(name: str) -> None:
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, extraglobs={"mp": mp, "np": np}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0
+
+
+@pytest.mark.needs("mxnet")
+@pytest.mark.xdist_group("mxnet")
+def test_the_mxnet_loaders_example_runs() -> None:
+    assert doctest.testmod(importlib.import_module("multiparam_mxnet.load")).failed == 0
+
+
+def test_the_readme_shows_two_frameworks_with_the_same_calls() -> None:
+    torch, flax = (block.partition("net = mp.wrap")[2] for block in BLOCKS[:2])
+    assert torch and torch == flax
+
+
+def test_the_readme_names_each_backend_and_option() -> None:
+    for name in mp.backends():
+        assert name in README
+    for option in ("--backend", "--model", "--steps", "--seed", "--json"):
+        assert option in README
+
+
+def test_examples_exist_where_users_look() -> None:
+    """The public classes and functions show how they are used."""
+    for thing in (
+        mp.build,
+        mp.wrap,
+        mp.Model,
+        mp.Parameter,
+        mp.Recorder,
+        mp.use,
+        mp.nn,
+        mp.init,
+        mp.Model.value_and_grad,
+    ):
+        assert ">>>" in (thing.__doc__ or ""), thing

@@ -1,0 +1,12 @@
+"""tinynet for multiparam. This module imports no framework."""
+
+from multiparam.core.registry import BackendInfo
+
+backend = BackendInfo(
+    "autograd",
+    recognises=("tinynet",),
+    arrays=("tinynet", "autograd"),
+    requires=("autograd", "tinynet", "scipy"),
+    adapter="multiparam_autograd.adapter:AutogradAdapter",
+    install="pip install multiparam-autograd",
+)
