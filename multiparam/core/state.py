@@ -102,7 +102,7 @@ def load_state(
     missing = tuple(firsts[key] for key, names in given.items() if not names and not _bookkeeping(firsts[key]))
     unexpected = tuple(name for name in state if name not in known and not _bookkeeping(name))
     specs = {name: _spec(state, name) for names in given.values() for name in names}
-    misfits = {name: text for name, found in specs.items() if (text := _misfit(known[name], name, found, cast))}
+    misfits = {name: text for name, each in specs.items() if (text := _misfit(known[name], name, each, cast))}
     conflicts = [
         text
         for names in given.values()
@@ -144,18 +144,18 @@ def _value(state: Mapping[str, Any], name: str) -> np.ndarray:
     return to_numpy(state[name])
 
 
-def _misfit(p: Parameter, name: str, found: ArraySpec, cast: bool) -> str:
+def _misfit(p: Parameter, name: str, spec: ArraySpec, cast: bool) -> str:
     """What keeps an array from a parameter; nothing where it fits."""
-    if found.shape != p.shape:
-        turned = len(found.shape) > 1 and found.shape[::-1] == p.shape
-        hint = ". It is transposed: multiparam's layout is PyTorch's, weight (out, in)" if turned else ""
-        return f"{name!r} has shape {p.shape}; the state has {found.shape}{hint}"
-    if found.dtype == p.dtype:
+    if spec.shape != p.shape:
+        transposed = len(spec.shape) > 1 and spec.shape[::-1] == p.shape
+        hint = ". It is transposed: multiparam's layout is PyTorch's, weight (out, in)" if transposed else ""
+        return f"{name!r} has shape {p.shape}; the state has {spec.shape}{hint}"
+    if spec.dtype == p.dtype:
         return ""
     if not cast:
-        return f"{name!r} is {p.dtype}; the state has {found.dtype}. Convert it, or say cast=True"
-    if not castable(found.dtype, p.dtype):
-        return f"{name!r} is {p.dtype}; {found.dtype} values cannot be converted to it"
+        return f"{name!r} is {p.dtype}; the state has {spec.dtype}. Convert it, or say cast=True"
+    if not castable(spec.dtype, p.dtype):
+        return f"{name!r} is {p.dtype}; {spec.dtype} values cannot be converted to it"
     return ""
 
 
@@ -163,13 +163,13 @@ def _conflicts(state: Mapping[str, Any], names: list[str], known: Mapping[str, P
     """Names of one parameter that come with different values."""
     first, *others = names
     value = _value(state, first)
-    found = []
+    conflicts = []
     for name in others:
         other = _value(state, name)
         other = other if known[name] is known[first] else other.T
         if not same(value, other):
-            found.append(f"{first!r} and {name!r} are one parameter; the state has different values for them")
-    return found
+            conflicts.append(f"{first!r} and {name!r} are one parameter; the state has different values for them")
+    return conflicts
 
 
 def _overflow(state: Mapping[str, Any], name: str, specs: Mapping[str, ArraySpec], p: Parameter) -> str:
@@ -234,8 +234,8 @@ def _report(
 
 def _hint(name: str, known: list[str]) -> str:
     """A near name; no list of others, since there is one line for each name."""
-    said = did_you_mean(name, known)
-    return f". {said}" if said.startswith("Did") else ""
+    suggestion = did_you_mean(name, known)
+    return f". {suggestion}" if suggestion.startswith("Did") else ""
 
 
 def _listed(title: str, lines: list[str], count: int | None = None) -> list[str]:

@@ -12,6 +12,7 @@ from support.holders import CASES, FLAVOURS
 
 import multiparam as mp
 from multiparam import errors, nn
+from multiparam.core import registry
 from multiparam.core.state import same
 
 X = np.linspace(-1, 1, 24, dtype=np.float32).reshape(6, 4)
@@ -63,7 +64,7 @@ def test_a_native_state_has_the_frameworks_arrays_in_canonical_layout(net: mp.Mo
     state = net.state_dict(native=True)
     assert list(state) == list(net.state_dict())
     for name, array in state.items():
-        assert mp.registry.detect_array(array).name == backend
+        assert registry.detect_array(array).name == backend
         np.testing.assert_array_equal(mp.to_numpy(array), net[name].numpy())
 
 

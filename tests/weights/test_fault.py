@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core.test_architecture import python
 from hypothesis import given
 from hypothesis import strategies as st
 from support.flavours import in_framework
+from support.interpreter import python
 from weights.test_files import equal
 
 import multiparam as mp
