@@ -20,7 +20,7 @@ from .layouts import Layout, join
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..nn import Architecture
+    from .architecture import Architecture
 
 Array = Any  # a framework's own array
 

@@ -9,7 +9,8 @@ import pytest
 
 from .. import nn
 from ..core.arrays import to_numpy
-from ..core.model import Model, build
+from ..core.construction import build
+from ..core.model import Model
 from ..core.registry import detect_array
 
 feature = pytest.mark.multiparam_feature
