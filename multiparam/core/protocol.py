@@ -44,13 +44,25 @@ class Storage(Protocol):
         """numpy's name of the dtype, such as ``"float32"``."""
 
     def read(self) -> Array:
-        """The live array; it may alias the model's memory, and is tracked inside an objective."""
+        """The live array.
+
+        Returns:
+            The framework's array in native layout; it may alias the model's memory, and is tracked inside an objective.
+        """
 
     def write(self, value: np.ndarray) -> None:
-        """Replace all values. The core has checked shape and dtype; the storage keeps no alias of ``value``."""
+        """Replace all values.
+
+        Args:
+            value: Of the native shape and the dtype: the core has checked both. The storage keeps no alias of it.
+        """
 
     def grad(self) -> Array | None:
-        """What the last backward left, or None before the first one."""
+        """The gradient.
+
+        Returns:
+            What the last backward left, in native layout; None before the first one.
+        """
 
 
 class Piece(NamedTuple):
@@ -115,12 +127,19 @@ class Slot:
         return (self,)
 
     def replace(self, **changes: Any) -> Slot:
-        """A copy with some fields changed."""
+        """A copy with some fields changed.
+
+        Args:
+            **changes: Fields and their new values.
+
+        Returns:
+            Another slot of the same place.
+        """
         return replace(self, **changes)
 
 
 class Activation(NamedTuple):
-    """One call of a layer: its name, what it was given by position, and what it gave."""
+    """One call of a layer: its name, what it took by position, and what it gave."""
 
     layer: str
     inputs: tuple[Any, ...]
@@ -133,7 +152,12 @@ class NativeOptimizer(Protocol):
     lr: float
 
     def apply(self, storages: Sequence[Storage], grads: Sequence[Array]) -> None:
-        """One update of ``storages`` (some or all of those it was made for) by native-layout gradients."""
+        """One update.
+
+        Args:
+            storages: Some or all of those it was made for.
+            grads: A gradient each, in native layout.
+        """
 
 
 Run = Callable[..., Any]  # run(host, *batch) -> a native scalar
@@ -146,30 +170,69 @@ class Host(Protocol):
     """The model as the user knows it."""
 
     def slots(self) -> list[Slot]:
-        """Every use of every parameter and buffer, in definition order. The same storage object each time."""
+        """Every use of every parameter and buffer.
+
+        Returns:
+            The slots in definition order; those of one native array with the same storage object each time.
+        """
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
-        """The forward pass, with dropout and batch statistics on when ``train``."""
+        """The forward pass.
+
+        Args:
+            inputs: By position: the framework's arrays, or what users gave.
+            kwargs: By keyword, as users gave them.
+            train: Whether dropout and batch statistics are on.
+
+        Returns:
+            The framework's output.
+        """
 
     def bind(self, slots: Sequence[Slot], storage: Storage, view: Layout | None = None) -> None:
-        """Make these slots, which share owner and leaf, use ``storage``; no compiled function may stay stale.
+        """Make a place use a storage; no compiled function may stay stale.
 
-        With ``view`` the place computes with that layout of the array, differentiably.
+        Args:
+            slots: Those of the place: they share owner and leaf.
+            storage: What it uses from now on.
+            view: The layout of the array that the place computes with, differentiably; None: the array as it is.
         """
 
     def copy(self, storage: Storage, view: Layout | None = None) -> Storage:
-        """A new, independent storage with the same flags and the same values, or their layout ``view``."""
+        """A new, independent storage with the same flags and values.
+
+        Args:
+            storage: The one to copy.
+            view: The layout of it to copy; None: as it is.
+
+        Returns:
+            One that no slot uses yet.
+        """
 
     def gradient(self, run: Run, storages: Sequence[Storage], train: bool) -> Callable[..., tuple[Array, list[Array]]]:
-        """A compiled ``step(*batch) -> (loss, gradients)`` for ``run(host, *batch)``.
+        """A compiled gradient step.
 
-        The gradients, one per storage in native layout, zeros where the loss does not depend on it, are
-        fresh arrays, and are what :meth:`Storage.grad` answers afterwards. A functional framework may hand
-        ``run`` another host that holds traced values.
+        Args:
+            run: ``run(host, *batch)`` gives a native scalar. A functional framework may hand it another host that holds
+                traced values.
+            storages: What to differentiate by.
+            train: Whether forward passes are in training mode.
+
+        Returns:
+            ``step(*batch)`` gives the loss and the gradients: one per storage in native layout, fresh arrays, zeros
+            where the loss does not depend on it. They are what :meth:`Storage.grad` answers afterwards.
         """
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Storage]) -> NativeOptimizer:
-        """The framework's ``sgd``, ``momentum`` or ``adam``, with PyTorch's meaning of each option."""
+        """One of the framework's own optimizers.
+
+        Args:
+            name: ``"sgd"``, ``"momentum"`` or ``"adam"``.
+            options: All options of it, with PyTorch's meaning: see :meth:`multiparam.Model.optimizer`.
+            storages: What it may update.
+
+        Returns:
+            The optimizer, its moments at zero.
+        """
 
     @property
     def data_order(self) -> str:
@@ -186,22 +249,45 @@ class Host(Protocol):
         raise UnsupportedAttribute("The parameters are kept in the model itself: use net.native.")
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
-        """A forward pass in evaluation, and its output. ``on_call`` is given what each layer that holds parameters
-        takes and gives, in order of execution, as soon as it has run: later layers may write into the same memory."""
+        """A forward pass in evaluation, watched. The default watches nothing.
+
+        Args:
+            inputs: By position, the framework's arrays.
+            on_call: Gets what each layer that holds parameters takes and gives, in order of execution, as soon as it
+                has run: later layers may write into the same memory.
+
+        Returns:
+            The framework's output.
+        """
         return self.call(inputs, {}, False)
 
     def in_float64(self) -> AbstractContextManager[None] | None:
-        """A context in which a float32 model computes in float64 with the same numbers; None where it cannot."""
+        """A context in which a float32 model computes in float64 with the same numbers.
+
+        Returns:
+            The context; None where the framework has no such thing, as by default.
+        """
         return None
 
     def set_trainable(self, storages: Sequence[Storage], flag: bool) -> None:
-        """Freeze or unfreeze storages together; override to refuse what the framework cannot do, before any change."""
+        """Freeze or unfreeze storages together. Override it to refuse, before any change, what the framework cannot do.
+
+        Args:
+            storages: Which.
+            flag: Whether gradient steps change them.
+        """
         for storage in storages:
             storage.trainable = flag
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
-        """What weights do not carry: the options of the layer that holds a slot, in PyTorch's words (eps, momentum,
-        ...), as JSON can write them."""
+        """What weights do not carry.
+
+        Args:
+            slot: A slot; :attr:`Slot.options_layer` is the layer whose options matter.
+
+        Returns:
+            Option in PyTorch's words (eps, momentum, ...) -> value, as JSON can write it; empty by default.
+        """
         return {}
 
 
@@ -212,35 +298,101 @@ class Adapter(Protocol):
     """What the framework cannot do: name -> reason. The tests turn these into strict xfails."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...]) -> Host:
-        """A host for a user's model; ``inputs``, the framework's arrays, let lazily made shapes be inferred.
+        """A host for a user's model.
 
         Options that :func:`multiparam.wrap` takes (``variables``, ``seed``) are handed on, by name, to an adapter
         that has them as parameters of this method.
+
+        Args:
+            native: The model.
+            inputs: The framework's arrays, to infer lazily made shapes from; empty where users give none.
+
+        Returns:
+            The host. The model stays as it is.
         """
 
     def build(self, architecture: Architecture, dtype: str) -> Host:
-        """Real native layers for an architecture whose shapes are known."""
+        """Real native layers for an architecture. The core fills them with numbers.
+
+        Args:
+            architecture: What to build, its shapes known: :meth:`Architecture.assemble` makes shared layers once.
+            dtype: That of the parameters.
+
+        Returns:
+            The host of the new model.
+        """
 
     def to_numpy(self, array: Array) -> np.ndarray:
-        """Any array of the framework, tracked or not, as numpy; it may alias."""
+        """The framework's array as numpy.
+
+        Args:
+            array: Tracked or not.
+
+        Returns:
+            The same numbers; they may alias.
+        """
 
     def from_numpy(self, array: np.ndarray) -> Array:
-        """The framework's array with the same dtype and its own memory."""
+        """numpy as the framework's array.
+
+        Args:
+            array: Of any dtype that the framework has.
+
+        Returns:
+            An array of the same dtype, with its own memory.
+        """
 
     def detach(self, array: Array) -> Array:
-        """The same values as an independent, untracked array."""
+        """A snapshot.
+
+        Args:
+            array: Tracked or not.
+
+        Returns:
+            The same values as an independent, untracked array.
+        """
 
     def mse(self, prediction: Array, target: Array) -> Array:
-        """Mean of squared differences over all elements."""
+        """Mean squared error, differentiable (``torch.nn.MSELoss``).
+
+        Args:
+            prediction: A native array of any shape.
+            target: One of the same shape.
+
+        Returns:
+            A native scalar: the mean of squared differences over all elements.
+        """
 
     def cross_entropy(self, logits: Array, labels: Array) -> Array:
-        """Mean over the batch of ``-log softmax(logits)[label]``; logits (N, C), integer labels (N,)."""
+        """Cross-entropy, differentiable (``torch.nn.CrossEntropyLoss``).
+
+        Args:
+            logits: (N, C), before the softmax.
+            labels: (N,) integers below C.
+
+        Returns:
+            A native scalar: the mean over the batch of ``-log softmax(logits)[label]``.
+        """
 
     def namespace(self, array: Array) -> Any:
-        """What has ``permute_dims``, ``reshape``, ``flip`` and ``concat`` for an array, differentiably, by the array
-        API standard; numpy's older names do as well. The default: what the array itself names."""
+        """The array operations, by the array API standard.
+
+        Args:
+            array: A native array.
+
+        Returns:
+            What has ``permute_dims``, ``reshape``, ``flip`` and ``concat`` for it, differentiably; numpy's older names
+            do as well. The default: what the array itself names.
+        """
         return array.__array_namespace__()
 
     def initializer(self, function: Any) -> Callable[[Storage, int], None] | None:
-        """For one of the framework's own initialisers: ``fill(storage, seed)``. Otherwise None."""
+        """A filler, for one of the framework's own initialisers.
+
+        Args:
+            function: What a user gave to :meth:`multiparam.Group.init`.
+
+        Returns:
+            ``fill(storage, seed)``; None where it is none of the framework's, as by default.
+        """
         return None
