@@ -112,7 +112,7 @@ class Parameter:
         return array if self._store.tracing else self._store.adapter.detach(array)
 
     def numpy(self) -> np.ndarray:
-        """The values.
+        """The values as numpy.
 
         Returns:
             An independent, writable numpy array in canonical layout.

@@ -152,7 +152,7 @@ class NativeOptimizer(Protocol):
     lr: float
 
     def apply(self, storages: Sequence[Storage], grads: Sequence[Array]) -> None:
-        """One update.
+        """One update by gradients.
 
         Args:
             storages: Some or all of those it was made for.
@@ -343,7 +343,7 @@ class Adapter(Protocol):
         """
 
     def detach(self, array: Array) -> Array:
-        """A snapshot.
+        """A snapshot of an array.
 
         Args:
             array: Tracked or not.
