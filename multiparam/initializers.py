@@ -182,7 +182,7 @@ class Initializer:
             self._fill(flat[chunk * CHUNK : (chunk + 1) * CHUNK], generator(seed, name, chunk), shape)
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(work, range(-(-flat.size // CHUNK))))
+            list(pool.map(work, range(-(-flat.size // CHUNK))))  # a list, so that an error in a thread is raised here
         return out
 
 
@@ -287,12 +287,7 @@ def xavier_uniform(gain: float = 1.0) -> Initializer:
     Args:
         gain: See :func:`gain`.
     """
-
-    def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
-        bound = gain * math.sqrt(6 / sum(fans(shape)))
-        _flat(out, rng, -bound, bound)
-
-    return Initializer(f"xavier_uniform({gain})", fill, fans)
+    return _flat_within(f"xavier_uniform({gain})", lambda shape: gain * math.sqrt(6 / sum(fans(shape))))
 
 
 def xavier_normal(gain: float = 1.0) -> Initializer:
@@ -301,11 +296,7 @@ def xavier_normal(gain: float = 1.0) -> Initializer:
     Args:
         gain: See :func:`gain`.
     """
-    return Initializer(
-        f"xavier_normal({gain})",
-        lambda out, rng, shape: _gauss(out, rng, 0.0, gain * math.sqrt(2 / sum(fans(shape)))),
-        fans,
-    )
+    return _gauss_of(f"xavier_normal({gain})", lambda shape: gain * math.sqrt(2 / sum(fans(shape))))
 
 
 def kaiming_uniform(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
@@ -320,12 +311,8 @@ def kaiming_uniform(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "l
         InvalidArgument: There is no such mode or nonlinearity.
     """
     factor, which = gain(nonlinearity, a), _mode(mode)
-
-    def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
-        bound = factor * math.sqrt(3 / fans(shape)[which])
-        _flat(out, rng, -bound, bound)
-
-    return Initializer(f"kaiming_uniform({a}, {mode!r}, {nonlinearity!r})", fill, fans)
+    name = f"kaiming_uniform({a}, {mode!r}, {nonlinearity!r})"
+    return _flat_within(name, lambda shape: factor * math.sqrt(3 / fans(shape)[which]))
 
 
 def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
@@ -338,11 +325,8 @@ def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "le
         InvalidArgument: As there.
     """
     factor, which = gain(nonlinearity, a), _mode(mode)
-    return Initializer(
-        f"kaiming_normal({a}, {mode!r}, {nonlinearity!r})",
-        lambda out, rng, shape: _gauss(out, rng, 0.0, factor / math.sqrt(fans(shape)[which])),
-        fans,
-    )
+    name = f"kaiming_normal({a}, {mode!r}, {nonlinearity!r})"
+    return _gauss_of(name, lambda shape: factor / math.sqrt(fans(shape)[which]))
 
 
 def orthogonal(gain: float = 1.0) -> Initializer:
@@ -385,6 +369,16 @@ def _mode(mode: str) -> int:
     if mode not in ("fan_in", "fan_out"):
         raise InvalidArgument(f"mode is 'fan_in' or 'fan_out', not {mode!r}")
     return 0 if mode == "fan_in" else 1
+
+
+def _flat_within(name: str, bound: Callable[[Shape], float]) -> Initializer:
+    """U(-bound, bound), the bound depending on the fans of the shape."""
+    return Initializer(name, lambda out, rng, shape: _flat(out, rng, -bound(shape), bound(shape)), fans)
+
+
+def _gauss_of(name: str, std: Callable[[Shape], float]) -> Initializer:
+    """N(0, std), the standard deviation depending on the fans of the shape."""
+    return Initializer(name, lambda out, rng, shape: _gauss(out, rng, 0.0, std(shape)), fans)
 
 
 def _gauss(out: np.ndarray, rng: np.random.Generator, mean: float, std: float) -> None:

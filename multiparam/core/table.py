@@ -18,7 +18,10 @@ class Tie(NamedTuple):
 
 
 class Table:
-    """A model's slots grouped by storage, with the look-ups every access needs. Made once per wrap or tie."""
+    """A model's slots grouped by storage, with the look-ups every access needs. Made once per wrap or tie.
+
+    It is a cache of what the model holds: nothing is written here, and what changes the model makes another.
+    """
 
     def __init__(self, slots: list[Slot], adapter: Adapter, packed: dict[Any, Packed]) -> None:
         self.slots = slots = pack(slots, adapter, packed)
@@ -27,6 +30,7 @@ class Table:
         self.first: dict[int, int] = {}  # id of a storage -> its first slot
         self._names: dict[int, tuple[str, ...]] | None = None
         names, by_name, first = self.names, self.by_name, self.first
+        # Large models have thousands of slots: one pass, and no call for a name without dots or backslashes inside.
         for i, slot in enumerate(slots):
             path = slot.path
             name = ".".join(path)
@@ -34,6 +38,7 @@ class Table:
                 name = paths.text(path)
             names.append(name)
             by_name[name] = i
+            # Identity is what ties: equal numbers in two storages are two parameters.
             key = id(slot.storage)
             if key not in first:
                 first[key] = i
@@ -56,7 +61,11 @@ class Table:
         return list(dict.fromkeys(base for storage in chosen for base in bases(storage)))
 
     def view(self, index: int) -> int:
-        """The first slot that shows the same storage in the same layout."""
+        """The first slot that shows the same storage in the same layout.
+
+        Tied names that show one array in one way are one Parameter. In another layout, as transposed ties are, it has
+        another shape, so these have a Parameter of their own; the first of them stands for all, whichever is asked for.
+        """
         slot = self.slots[index]
         first = self.first[id(slot.storage)]
         if self.slots[first].canonical == slot.canonical:
