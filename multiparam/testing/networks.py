@@ -20,7 +20,7 @@ Y = np.random.default_rng(1).normal(size=(6, 1))
 
 
 def mlp(backend: str, **options: Any) -> Model:
-    """4 - 8 - 1, in float64 unless said otherwise."""
+    """4 - 8 - 1, in float64 by default."""
     options.setdefault("dtype", "float64")
     return build(nn.Sequential(nn.Linear(8), nn.Tanh(), nn.Linear(1)), X, backend=backend, **options)
 
