@@ -381,6 +381,7 @@ def _gauss_of(name: str, std: Callable[[Shape], float]) -> Initializer:
     return Initializer(name, lambda out, rng, shape: _gauss(out, rng, 0.0, std(shape)), fans)
 
 
+# Both draw in place, in the dtype of ``out``: numpy would otherwise draw float64 and hold a second array.
 def _gauss(out: np.ndarray, rng: np.random.Generator, mean: float, std: float) -> None:
     rng.standard_normal(out=out, dtype=out.dtype)
     if std != 1:

@@ -132,6 +132,7 @@ def fold(composite: Composite, slots: list[Slot], start: int, depth: int, option
     folded = [new for slot in slots[start:] for new in _folded(composite, slot, depth, options_layer)]
     layers = list(dict.fromkeys(slot.path[:-1] for slot in folded if len(slot.path) > depth + 1))
 
+    # The composite's own leaves first, then layer by layer in order of appearance; parts in the order of the gates.
     def order(slot: Slot) -> tuple[int, int, int]:
         layer = layers.index(slot.path[:-1]) + 1 if len(slot.path) > depth + 1 else 0
         return layer, rank(slot.kind, slot.path[-1]), (slot.piece.part if slot.piece else None) or 0
@@ -220,6 +221,7 @@ class Packed:
 
     def grad(self) -> Array | None:
         grads = [base.grad() for base in self.bases]
+        # A part without a gradient leaves the whole without: zeros in its place would be a number nobody computed.
         return None if any(grad is None for grad in grads) else self.gather(grads)
 
     def gather(self, arrays: Sequence[Array]) -> Array:
@@ -299,6 +301,7 @@ def _whole(pieces: list[Slot], adapter: Adapter, known: Mapping[Any, Packed], us
     first = pieces[0]
     if first.piece is None or not _is_piece(first):
         return pieces
+    # Queries, keys and values of different widths: PyTorch keeps each by itself then, and so does the canonical form.
     if len({_shape(piece) for piece in pieces}) > 1 or (len(pieces) == 1 and first.piece.unpacked):
         return [
             slot.replace(path=(*slot.path[:-1], slot.piece.unpacked), piece=Piece(options_layer=slot.options_layer))
@@ -306,6 +309,7 @@ def _whole(pieces: list[Slot], adapter: Adapter, known: Mapping[Any, Packed], us
             if slot.piece is not None
         ]
     key = tuple((id(piece.storage), piece.canonical, row_of(piece)) for piece in pieces)
+    # Gates stand below one another along the first axis of the canonical form; stacked layers may stand before it.
     form = KINDS.get(first.kind, {}).get(first.path[-1].partition("_l")[0], "")
     packed = used.get(key) or known.get(key) or Packed(pieces, len(_shape(first)) - max(len(form), 1), adapter)
     packed.pieces = tuple(pieces)

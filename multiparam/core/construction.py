@@ -45,12 +45,13 @@ def wrap(native: Any, *inputs: Any, variables: Any = None, seed: int | None = No
         >>> net["0.weight"].shape
         (8, 4)
     """
-    info = registry.detect(native)
+    info = registry.detect(native)  # by class names alone: a framework is imported only when a model of it is here
     adapter = info.load()
     options = {name: value for name, value in (("variables", variables), ("seed", seed)) if value is not None}
     _check_options(adapter, info.name, options)
     host = adapter.wrap(native, tuple(_example(adapter, x) for x in inputs), **options)
     net = Model(host, info.name, adapter)
+    # Raised here and not at the first look at a shape: here the cure, example inputs, can still be given.
     table = store_of(net).table
     unknown = [name for name, slot in zip(table.names, table.slots, strict=True) if slot.storage.shape is None]
     if unknown:
@@ -63,6 +64,7 @@ def wrap(native: Any, *inputs: Any, variables: Any = None, seed: int | None = No
 
 def _check_options(adapter: Adapter, backend: str, options: Iterable[str]) -> None:
     """Raises InvalidArgument for an option that the adapter's wrap does not have."""
+    # Its signature is the declaration: which frameworks keep parameters apart is written in no list here.
     taken = inspect.signature(adapter.wrap).parameters
     for name in options:
         if name not in taken:
@@ -113,6 +115,7 @@ def build(spec: Any, *inputs: Any, backend: str | None = None, seed: int = 0, dt
     if dtype not in FLOATS:
         raise InvalidArgument(f"No network of dtype {dtype!r}. {paths.did_you_mean(str(dtype), FLOATS)}")
     name = registry.selected(backend)
+    # Any integers are indices: what an embedding looks up.
     kind = "int64" if "int" in str(inputs[0].dtype) else dtype
     architecture = infer_shapes(spec, shape[1:], kind)
     adapter = registry.info(name).load()

@@ -13,7 +13,7 @@ from ..initializers import Initializer, draw
 from .arrays import to_numpy
 from .composite import bases, row_of
 from .parameter import Parameter, cast_to, slot_of, storage_of, write
-from .protocol import Storage
+from .slots import Storage
 from .store import Store
 
 NativeFill = Callable[[Storage, int], None]  # fill(storage, seed)

@@ -34,7 +34,8 @@ class Group:
     def __init__(self, store: Store, prefix: paths.Path = (), indices: tuple[int, ...] | None = None) -> None:
         self._store = store
         self._prefix = prefix
-        self._indices = indices  # None: all of the model's
+        # Of slots, for the reason that Parameters hold one: a tie changes storages, not places. None: all there are.
+        self._indices = indices
 
     @property
     def _slots(self) -> Iterable[int]:
@@ -74,7 +75,7 @@ class Group:
         target = self[key]
         if not isinstance(target, Parameter):
             raise WrongType(f"{key!r} is a group; assign to one of its parameters, or use init.")
-        if value is not target:
+        if value is not target:  # what += gives back
             target.assign(value)
 
     def parameter(self, name: str) -> Parameter:
@@ -128,6 +129,7 @@ class Group:
             return parameter_at(self._store, index)
         inside = tuple(i for i in self._slots if table.names[i].startswith(full + "."))
         if inside:
+            # A segment may hold dots, so how deep the name reaches is told by the path's text, not by counting dots.
             depth = len(self._prefix) + 1
             path = table.slots[inside[0]].path
             while depth < len(path) and paths.text(path[:depth]) != full:
@@ -138,6 +140,7 @@ class Group:
         raise ParameterNotFound(f"No parameter {name!r}{where}. {paths.did_you_mean(name, known)}")
 
     def _by_position(self, position: int) -> Group:
+        # Positions count the children without parameters too, so that net[2] is what the native nested list has at 2.
         depth = len(self._prefix)
         slots = self._store.table.slots
         inside = tuple(
@@ -206,20 +209,12 @@ class Group:
             All names of the layer -> its Group, in definition order. Two positions are one layer when they use the same
             storages throughout.
         """
-        table = self._store.table
-        places: dict[paths.Path, list[int]] = {}
-        for i in self._slots:
-            places.setdefault(table.slots[i].path[:-1], []).append(i)
-        same_layer: dict[tuple[Any, ...], list[paths.Path]] = {}
-        for path, inside in places.items():
-            slots = [table.slots[i] for i in inside]
-            key = tuple((slot.path[-1], id(slot.storage), slot.canonical) for slot in slots)
-            same_layer.setdefault(key, []).append(path)
         depth = len(self._prefix)
+        layers = self._store.table.layers(self._slots)
         return MappingProxyType(
             {
-                tuple(paths.text(path[depth:]) for path in same): Group(self._store, same[0], tuple(places[same[0]]))
-                for same in same_layer.values()
+                tuple(paths.text(path[depth:]) for path in uses): Group(self._store, uses[0], inside)
+                for uses, inside in layers
             }
         )
 
@@ -243,6 +238,7 @@ class Group:
         """
         store, slots = self._store, self._store.table.slots
         predicates = [_predicate(selector) for selector in selectors] or [lambda parameter, names: True]
+        # By storage first: a parameter that is tied is chosen by any of its names, and then under all it has here.
         names: dict[int, set[str]] = {}
         for i in self._slots:
             names.setdefault(id(slots[i].storage), set()).update((store.table.names[i], self._relative(i)))
@@ -324,9 +320,10 @@ class Group:
     def _set_trainable(self, flag: bool, selectors: tuple[Selector, ...], kind: str | None) -> Group:
         group = self.select(*selectors, kind=kind) if selectors or kind else self
         store, chosen = self._store, [storage_of(p) for p in group]
+        # Frameworks freeze whole native arrays: where one holds several parameters, all of them or none.
         refuse_partial(chosen, zip(store.table.names, store.table.slots, strict=True))
         store.host.set_trainable(list(dict.fromkeys(base for s in chosen for base in bases(s))), flag)
-        store.changed()
+        store.changed()  # compiled steps differentiate by what was trainable when they were compiled
         return group
 
     def state_dict(self, native: bool = False) -> dict[str, Any]:

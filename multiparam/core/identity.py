@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from .protocol import Activation, Slot
+from .slots import Activation, Slot
 
 S = TypeVar("S")
 

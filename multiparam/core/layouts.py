@@ -156,6 +156,7 @@ def join(*layouts: Layout | None) -> Layout | None:
     present = [layout for layout in layouts if layout is not None]
     if len(present) < 2:
         return present[0] if present else None
+    # A table compares layouts to tell transposed ties from others, so those that do the same must have the same steps.
     steps: list[tuple[Any, ...]] = []
     for step in (step for layout in present for step in layout.steps):
         merged = _merge(steps[-1], step) if steps else step
@@ -187,7 +188,7 @@ def _idle(step: tuple[Any, ...]) -> bool:
     return not step[1] if step[0] == "flip" else step[1] == tuple(range(len(step[1])))
 
 
-@cache
+@cache  # every leaf of every listing asks, and there are few answers
 def axes(native: str, canonical: str, ndim: int) -> tuple[int, ...] | None:
     """The permutation with ``canonical_array = native_array.transpose(axes)``.
 
@@ -218,7 +219,7 @@ def axes(native: str, canonical: str, ndim: int) -> tuple[int, ...] | None:
     return None if order == tuple(range(ndim)) else order
 
 
-@cache
+@cache  # one object for one layout: its inverse is then computed once
 def permutation(native: str, canonical: str, ndim: int) -> Layout | None:
     """The layout between two texts: :func:`axes` as a :class:`Layout`.
 

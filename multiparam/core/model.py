@@ -42,7 +42,7 @@ class Model(Group):
         super().__init__(Store(host, backend, adapter))
         self.backend = backend
         self.adapter = adapter
-        self._named: dict[str, Parameter] = self._store.named
+        self._named: dict[str, Parameter] = self._store.named  # the same dict: one attribute less on each access
 
     @property
     def native(self) -> Any:
@@ -168,6 +168,7 @@ class Model(Group):
         return super().__getitem__(key)
 
     def _mapping(self, buffers: bool, aliases: bool) -> Mapping[str, Parameter]:
+        # Kept until the table changes: training loops list the parameters at each step.
         store = self._store
         listed: Mapping[str, Parameter] | None = store.listed.get((buffers, aliases))
         if listed is None:

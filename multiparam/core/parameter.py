@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import DtypeError, PositionError, ShapeError, UnknownShapes
 from .arrays import castable, contiguous, numpy_dtype, overflows, to_numpy
-from .protocol import Slot, Storage
+from .slots import Slot, Storage
 from .store import Store
 
 UNKNOWN_CURE = "Pass example inputs, mp.wrap(net, X), or run the model once before wrapping it."
@@ -108,6 +108,7 @@ class Parameter:
         A snapshot: writing to it does not write to the model, and training does not change it. Inside an
         objective it is the tracked array itself, so a penalty on it has a gradient.
         """
+        # Reading may give the model's own memory, which the next step overwrites; detaching copies.
         array = self._canonical(self._storage.read())
         return array if self._store.tracing else self._store.adapter.detach(array)
 
@@ -125,7 +126,7 @@ class Parameter:
 
         For tied parameters it is the sum over all uses. It may alias the framework's own gradient.
         """
-        if not self.trainable:
+        if not self.trainable:  # one from before the freeze would pass for the last backward's
             return None
         grad = self._storage.grad()
         return None if grad is None else self._canonical(grad)
@@ -153,7 +154,7 @@ class Parameter:
         return self
 
     def _checked(self, array: Any, cast: bool) -> np.ndarray:
-        plain = isinstance(array, (int, float, list, tuple))
+        plain = isinstance(array, (int, float, list, tuple))  # these have no dtype that somebody chose
         value = to_numpy(array)
         if value.shape != self.shape:
             hint = ""
@@ -185,7 +186,7 @@ class Parameter:
         """
         new = self.numpy()
         source = cast_to(self, to_numpy(value))
-        try:
+        try:  # on a copy, so that an error leaves the parameter as it was
             new[key] = source
         except ValueError as error:
             raise ShapeError(f"{self.name!r}[{key!r}]: {error}") from None
@@ -232,6 +233,7 @@ def parameter_at(store: Store, index: int) -> Parameter:
     So ``net["head.weight"] is net["embed.weight"]`` says that two are tied, as it does in the frameworks.
     """
     index = store.table.view(index)
+    # Kept for the store's life: ``is`` then tells whether two names are tied, and users' references stay good.
     parameter: Parameter | None = store.views.get(index)
     if parameter is None:
         parameter = store.views[index] = Parameter(store, index)

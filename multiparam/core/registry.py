@@ -86,6 +86,7 @@ class BackendInfo:
 
         if self.broken is not None:
             return [self.name]
+        # sys.modules first: find_spec raises for a module that was put there without a spec.
         return [module for module in self.requires if module not in sys.modules and find_spec(module) is None]
 
     def version(self) -> str | None:
@@ -197,7 +198,7 @@ class Status(str):
         return self.installed
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # entry points are read from the files of every installed distribution
 def registered() -> Mapping[str, BackendInfo]:
     """Every registered backend by name. Two of one name are an error, since nobody could say which is meant."""
     from importlib.metadata import entry_points
@@ -220,6 +221,7 @@ def registered() -> Mapping[str, BackendInfo]:
             )
             infos[point.name].broken = error
         origin[point.name] = point.value
+    # Ours first, so that a third party's reader of a common suffix does not come before the framework's own.
     order = sorted(infos, key=lambda name: (not infos[name].adapter.startswith("multiparam_"), list(infos).index(name)))
     return {name: infos[name] for name in order}
 

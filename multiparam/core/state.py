@@ -128,10 +128,12 @@ def load_state(
         for text in _conflicts(state, names, known)
     ]
     report = _report(known, missing if strict else (), unexpected if strict else (), misfits, conflicts)
+    # Reads whole arrays, so only where all else fits.
     if not report and cast:
         report = _listed("misfits", [text for name in specs if (text := _overflow(state, name, specs, known[name]))])
     if report:
         raise StateError("\n".join(["The state does not fit the model, which is unchanged.", *report]))
+    # A file can fail at its last byte, when half of the model is written; arrays in memory cannot.
     if verify and isinstance(state, Source):
         for name in specs:
             state.verify(name)

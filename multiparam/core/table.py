@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from .. import paths
@@ -48,7 +49,7 @@ class Table:
 
     def names_of(self, storage: Storage) -> tuple[str, ...]:
         """All names of a storage in definition order."""
-        if self._names is None:
+        if self._names is None:  # on the first question: most tables of a traced host are asked for no names
             names: dict[int, list[str]] = {}
             for name, slot in zip(self.names, self.slots, strict=True):
                 names.setdefault(id(slot.storage), []).append(name)
@@ -71,6 +72,18 @@ class Table:
         if self.slots[first].canonical == slot.canonical:
             return first
         return next(i for i, s in enumerate(self.slots) if s.storage is slot.storage and s.canonical == slot.canonical)
+
+    def layers(self, indices: Iterable[int]) -> list[tuple[list[paths.Path], tuple[int, ...]]]:
+        """Each distinct layer among some slots: the paths of all its uses, and the slots of the first of these."""
+        uses: dict[paths.Path, list[int]] = {}
+        for i in indices:
+            uses.setdefault(self.slots[i].path[:-1], []).append(i)
+        same: dict[tuple[Any, ...], list[paths.Path]] = {}
+        for path, inside in uses.items():
+            # By storage and not by native layer: layers tied leaf by leaf, in one layout, compute the same.
+            key = tuple((self.slots[i].path[-1], id(self.slots[i].storage), self.slots[i].canonical) for i in inside)
+            same.setdefault(key, []).append(path)
+        return [(layer, tuple(uses[layer[0]])) for layer in same.values()]
 
     def slot(self, name: str) -> Slot:
         """The slot of a full name. Raises ParameterNotFound."""

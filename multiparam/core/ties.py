@@ -11,7 +11,7 @@ from ..errors import ShapeError, TieError, Unsupported
 from .composite import PackedSlot, bases, row_of
 from .layouts import TRANSPOSED, Layout, join
 from .parameter import parameter_at
-from .protocol import Slot, Storage
+from .slots import Slot, Storage
 from .store import Store
 
 

@@ -83,6 +83,7 @@ class Step:
             for i in table.first.values()
             if not table.slots[i].buffer and table.slots[i].storage.trainable
         }
+        # Two parameters may be rows of one native array: it is differentiated by once.
         unique = dict.fromkeys(base for slot in self._slots.values() for base in bases(slot.storage))
         self._where = {base: i for i, base in enumerate(unique)}
         if not self._slots:
@@ -146,6 +147,7 @@ class Optimizer:
             self._native.lr = value
 
     def _current(self) -> NativeOptimizer:
+        # The storages themselves, not the store's version: freezing changes that too, and moments must outlive it.
         storages = self._store.table.storages()
         if self._native is None or [id(s) for s in storages] != [id(s) for s in self._storages]:
             if self._steps and self.name != "sgd":
