@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 _LAZY: dict[str, tuple[str, str | None]] = {
     "backends": ("core.registry", "backends"),
     "use": ("core.registry", "use"),
-    "wrap": ("core.model", "wrap"),
-    "build": ("core.model", "build"),
+    "wrap": ("core.construction", "wrap"),
+    "build": ("core.construction", "build"),
     "to_numpy": ("core.arrays", "to_numpy"),
     "Model": ("core.model", "Model"),
     "Parameter": ("core.parameter", "Parameter"),
@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from . import initializers as init
     from .comparison.models import compare, record
     from .core.arrays import to_numpy
+    from .core.construction import build, wrap
     from .core.group import Group
     from .core.layers import register_layer
-    from .core.model import Model, build, wrap
+    from .core.model import Model
     from .core.parameter import Parameter
     from .core.recorder import Recorder
     from .core.registry import backends, use

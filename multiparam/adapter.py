@@ -13,6 +13,7 @@ one step by step, and :mod:`multiparam.testing` is the contract as tests.
 from __future__ import annotations
 
 from . import nn, paths
+from .core.architecture import Architecture, Node, data_permutation, infer_shapes
 from .core.arrays import contiguous, numpy_dtype
 from .core.composite import Composite, Leaf, attention, fold, gates
 from .core.identity import LayerNames, Storages, watch_calls
@@ -39,6 +40,7 @@ __all__ = [
     "RECURRENT",
     "Activation",
     "Adapter",
+    "Architecture",
     "Array",
     "BackendInfo",
     "ByClass",
@@ -50,6 +52,7 @@ __all__ = [
     "Leaf",
     "LeafNames",
     "NativeOptimizer",
+    "Node",
     "Piece",
     "Run",
     "Slot",
@@ -59,9 +62,11 @@ __all__ = [
     "attention",
     "axes",
     "contiguous",
+    "data_permutation",
     "flatten",
     "fold",
     "gates",
+    "infer_shapes",
     "inverse",
     "join",
     "momentum_from_decay",

@@ -7,6 +7,8 @@ All derive from :class:`MultiparamError` and from the builtin a caller would exp
 from __future__ import annotations
 
 
+# Each has a builtin as its second base: users' code that catches KeyError around a dict of parameters, or ValueError
+# around a load, goes on working when a model is wrapped, and hasattr gets the AttributeError that it looks for.
 class MultiparamError(Exception):
     """The root of every error multiparam raises on purpose."""
 

@@ -1,11 +1,11 @@
 """Initialisers: what to fill a parameter with, the same bits in every framework.
 
-Numbers are drawn by numpy's Philox generator keyed by (seed, canonical name), on the canonical layout, in
-float32 (orthogonal: float64), then converted to the parameter's dtype. So a result depends on neither the
+Numbers are drawn by numpy's Philox generator (Salmon et al., 2011) keyed by (seed, canonical name), on the canonical
+layout, in float32 (orthogonal: float64), then converted to the parameter's dtype. So a result depends on neither the
 framework nor the order of parameters nor the number of threads, and a float64 twin holds the same numbers.
 
 Fans and gains are PyTorch's (``torch.nn.init._calculate_fan_in_and_fan_out``, ``calculate_gain``): for a weight
-(O, I, *k), fan_in = I * prod(k) and fan_out = O * prod(k).
+(O, I, *k), fan_in = I * prod(k) and fan_out = O * prod(k). Arguments have the names and defaults of ``torch.nn.init``.
 
 Any function ``f(shape, rng) -> array`` is an initialiser too, ``rng`` being a ``numpy.random.Generator``:
 
@@ -14,6 +14,8 @@ Any function ``f(shape, rng) -> array`` is an initialiser too, ``rng`` being a `
     ...     return w * (abs(w) >= 5)
     >>> draw(my_init, (2, 3), seed=0, name="0.weight").shape
     (2, 3)
+
+The functions of this module that make one give an :class:`Initializer`.
 """
 
 from __future__ import annotations
@@ -27,19 +29,44 @@ import numpy as np
 from .errors import InvalidArgument, ShapeError
 
 Shape = tuple[int, ...]
-CHUNK = 1 << 18  # numbers drawn per generator: large arrays are filled by several threads, in fixed pieces
+# Numbers drawn per generator: large arrays are filled by several threads, in pieces that do not depend on how many.
+# It is a part of what a seed means: another size would give other numbers to every array above it.
+CHUNK = 1 << 18
 
 
 def generator(seed: int, name: str, chunk: int = 0) -> np.random.Generator:
-    """The random generator of one parameter: Philox keyed by a 128-bit hash of the seed and the name."""
+    """The random generator of one parameter.
+
+    Args:
+        seed: The seed that users give.
+        name: The canonical name.
+        chunk: Which piece of :data:`CHUNK` numbers of the flat array it is for.
+
+    Returns:
+        numpy's Philox, keyed by a 128-bit hash (BLAKE2b) of seed and name; its counter starts at ``chunk`` * 2^128.
+
+    >>> generator(0, "0.weight").random() == generator(0, "0.weight").random()
+    True
+    """
     from hashlib import blake2b
 
+    # A hash of both, not seed + number: near seeds and near names must not give near, or shifted, streams. The zero
+    # byte keeps (1, "2a") and (12, "a") apart. Philox counts to 2^256, so 2^128 a chunk never run into the next one's.
     digest = blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"), counter=chunk << 128))
 
 
 def fans(shape: Shape) -> tuple[int, int]:
-    """(fan_in, fan_out) of a canonical weight. Raises ShapeError below two dimensions, as PyTorch does.
+    """(fan_in, fan_out) of a canonical weight.
+
+    Args:
+        shape: (O, I, *k).
+
+    Returns:
+        I * prod(k) and O * prod(k).
+
+    Raises:
+        ShapeError: Below two dimensions, as PyTorch.
 
     >>> fans((8, 3, 5, 5))
     (75, 200)
@@ -51,7 +78,17 @@ def fans(shape: Shape) -> tuple[int, int]:
 
 
 def gain(nonlinearity: str, slope: float | None = None) -> float:
-    """PyTorch's recommended gain.
+    """PyTorch's recommended gain (``torch.nn.init.calculate_gain``).
+
+    Args:
+        nonlinearity: ``"linear"``, ``"conv"``, ``"sigmoid"``, ``"tanh"``, ``"relu"``, ``"selu"`` or ``"leaky_relu"``.
+        slope: That of a leaky ReLU; None: 0.01.
+
+    Returns:
+        What the standard deviation is multiplied by.
+
+    Raises:
+        InvalidArgument: There is no such nonlinearity.
 
     >>> gain("relu") == 2 ** 0.5
     True
@@ -65,7 +102,15 @@ def gain(nonlinearity: str, slope: float | None = None) -> float:
 
 
 class Initializer:
-    """A named initialiser. ``check(shape)`` raises before anything is drawn; ``fill`` draws in place."""
+    """A named initialiser: what the functions of this module give.
+
+    Args:
+        name: How it shows.
+        fill: ``fill(out, rng, shape)`` draws in place; ``out`` is flat where the initialiser is elementwise.
+        check: ``check(shape)`` raises, before anything is drawn, where the initialiser has no meaning for a shape.
+        elementwise: Whether each number is drawn by itself, so that pieces of an array can be.
+        dtype: What numbers are drawn in.
+    """
 
     def __init__(
         self,
@@ -85,17 +130,45 @@ class Initializer:
         return f"mp.init.{self.name}"
 
     def check(self, shape: Shape) -> None:
-        """Raise ShapeError where the initialiser has no meaning for a shape."""
+        """See that the initialiser has a meaning for a shape.
+
+        Args:
+            shape: A canonical shape.
+
+        Raises:
+            ShapeError: It has none, such as a fan of a vector.
+        """
         if self._check is not None:
             self._check(shape)
 
     def __call__(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+        """An array drawn from one generator.
+
+        Args:
+            shape: A canonical shape.
+            rng: Where the numbers come from.
+
+        Returns:
+            The array, in the dtype that the initialiser draws in.
+        """
         out: np.ndarray = np.empty(shape, self.dtype)
         self._fill(out.reshape(-1) if self.elementwise else out, rng, shape)
         return out
 
     def parallel(self, shape: Shape, seed: int, name: str) -> np.ndarray:
-        """The whole array, drawn in fixed chunks of the flat array by a few threads."""
+        """An array drawn by a few threads, each piece of :data:`CHUNK` numbers from a generator of its own.
+
+        Args:
+            shape: A canonical shape.
+            seed: The seed.
+            name: The canonical name.
+
+        Returns:
+            The array; the same whatever the number of threads.
+
+        Raises:
+            ShapeError: As :meth:`check`.
+        """
         self.check(shape)
         if not self.elementwise or math.prod(shape) <= CHUNK:
             return self(shape, generator(seed, name))
@@ -109,12 +182,25 @@ class Initializer:
             self._fill(flat[chunk * CHUNK : (chunk + 1) * CHUNK], generator(seed, name, chunk), shape)
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(work, range(-(-flat.size // CHUNK))))
+            list(pool.map(work, range(-(-flat.size // CHUNK))))  # a list, so that an error in a thread is raised here
         return out
 
 
 def draw(function: Callable[..., Any], shape: Shape, *, seed: int, name: str) -> np.ndarray:
-    """The canonical array an initialiser gives the parameter ``name``. Raises ShapeError for a wrong result."""
+    """The canonical array that an initialiser gives a parameter.
+
+    Args:
+        function: An initialiser of this module, or ``f(shape, rng) -> array``.
+        shape: The canonical shape.
+        seed: The seed.
+        name: The canonical name.
+
+    Returns:
+        The array, not yet in the parameter's dtype.
+
+    Raises:
+        ShapeError: The initialiser has no meaning for the shape, or gives another one.
+    """
     if isinstance(function, Initializer):
         return function.parallel(shape, seed, name)
     result = np.asarray(function(shape, generator(seed, name)))
@@ -127,7 +213,11 @@ def draw(function: Callable[..., Any], shape: Shape, *, seed: int, name: str) ->
 
 
 def constant(value: float) -> Initializer:
-    """Every element ``value``."""
+    """Every element the same.
+
+    Args:
+        value: The number.
+    """
     return Initializer(f"constant({value})", lambda out, rng, shape: out.fill(value))
 
 
@@ -142,17 +232,38 @@ def ones() -> Initializer:
 
 
 def normal(mean: float = 0.0, std: float = 1.0) -> Initializer:
-    """Gaussian with the given mean and standard deviation."""
+    """Gaussian numbers.
+
+    Args:
+        mean: Their mean.
+        std: Their standard deviation.
+    """
     return Initializer(f"normal({mean}, {std})", lambda out, rng, shape: _gauss(out, rng, mean, std))
 
 
 def uniform(a: float = 0.0, b: float = 1.0) -> Initializer:
-    """Uniform on [a, b)."""
+    """Uniform numbers on [a, b).
+
+    Args:
+        a: The least.
+        b: The bound above.
+    """
     return Initializer(f"uniform({a}, {b})", lambda out, rng, shape: _flat(out, rng, a, b))
 
 
 def truncated_normal(mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Initializer:
-    """Gaussian, redrawn until it lies in [a, b]; absolute bounds, as in ``torch.nn.init.trunc_normal_``."""
+    """Gaussian numbers, redrawn until they lie in [a, b].
+
+    Args:
+        mean: The mean before truncation.
+        std: The standard deviation before truncation.
+        a: The least; an absolute bound, not one in standard deviations, as in ``torch.nn.init.trunc_normal_``.
+        b: The greatest, likewise.
+
+    Raises:
+        InvalidArgument: No more than 1 in 1000 of the Gaussian lies within the bounds.
+    """
+    # The share of N(mean, std) within the bounds; redrawing takes 1 / share tries on average.
     inside = (math.erf((b - mean) / std / math.sqrt(2)) - math.erf((a - mean) / std / math.sqrt(2))) / 2
     if not inside > 1e-3:
         raise InvalidArgument(f"truncated_normal: only {inside:.1g} of a normal({mean}, {std}) lies in [{a}, {b}]")
@@ -171,47 +282,59 @@ def truncated_normal(mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: fl
 
 
 def xavier_uniform(gain: float = 1.0) -> Initializer:
-    """U(-a, a) with a = gain * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
+    """U(-a, a) with a = gain * sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010).
 
-    def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
-        bound = gain * math.sqrt(6 / sum(fans(shape)))
-        _flat(out, rng, -bound, bound)
-
-    return Initializer(f"xavier_uniform({gain})", fill, fans)
+    Args:
+        gain: See :func:`gain`.
+    """
+    return _flat_within(f"xavier_uniform({gain})", lambda shape: gain * math.sqrt(6 / sum(fans(shape))))
 
 
 def xavier_normal(gain: float = 1.0) -> Initializer:
-    """N(0, std) with std = gain * sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
-    return Initializer(
-        f"xavier_normal({gain})",
-        lambda out, rng, shape: _gauss(out, rng, 0.0, gain * math.sqrt(2 / sum(fans(shape)))),
-        fans,
-    )
+    """N(0, std) with std = gain * sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio, 2010).
+
+    Args:
+        gain: See :func:`gain`.
+    """
+    return _gauss_of(f"xavier_normal({gain})", lambda shape: gain * math.sqrt(2 / sum(fans(shape))))
 
 
 def kaiming_uniform(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
-    """U(-b, b) with b = gain * sqrt(3 / fan) (He et al., 2015); ``a`` is the slope of a leaky ReLU."""
+    """U(-b, b) with b = gain * sqrt(3 / fan) (He et al., 2015).
+
+    Args:
+        a: The slope of a leaky ReLU; of no meaning for others.
+        mode: ``"fan_in"`` or ``"fan_out"``.
+        nonlinearity: What :func:`gain` takes; the default with slope 0 is that of a ReLU.
+
+    Raises:
+        InvalidArgument: There is no such mode or nonlinearity.
+    """
     factor, which = gain(nonlinearity, a), _mode(mode)
-
-    def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
-        bound = factor * math.sqrt(3 / fans(shape)[which])
-        _flat(out, rng, -bound, bound)
-
-    return Initializer(f"kaiming_uniform({a}, {mode!r}, {nonlinearity!r})", fill, fans)
+    name = f"kaiming_uniform({a}, {mode!r}, {nonlinearity!r})"
+    return _flat_within(name, lambda shape: factor * math.sqrt(3 / fans(shape)[which]))
 
 
 def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu") -> Initializer:
-    """N(0, std) with std = gain / sqrt(fan) (He et al., 2015)."""
+    """N(0, std) with std = gain / sqrt(fan) (He et al., 2015).
+
+    Args:
+        a, mode, nonlinearity: As for :func:`kaiming_uniform`.
+
+    Raises:
+        InvalidArgument: As there.
+    """
     factor, which = gain(nonlinearity, a), _mode(mode)
-    return Initializer(
-        f"kaiming_normal({a}, {mode!r}, {nonlinearity!r})",
-        lambda out, rng, shape: _gauss(out, rng, 0.0, factor / math.sqrt(fans(shape)[which])),
-        fans,
-    )
+    name = f"kaiming_normal({a}, {mode!r}, {nonlinearity!r})"
+    return _gauss_of(name, lambda shape: factor / math.sqrt(fans(shape)[which]))
 
 
 def orthogonal(gain: float = 1.0) -> Initializer:
-    """A (semi-)orthogonal matrix over (O, the rest), times ``gain`` (Saxe et al., 2013)."""
+    """A (semi-)orthogonal matrix over (O, the rest), drawn in float64 (Saxe et al., 2013).
+
+    Args:
+        gain: What it is multiplied by.
+    """
 
     def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
         rows, columns = shape[0], math.prod(shape[1:])
@@ -223,7 +346,17 @@ def orthogonal(gain: float = 1.0) -> Initializer:
 
 
 def default(kind: str, leaf: str, weight: Shape) -> Initializer:
-    """What PyTorch's layers start from; ``weight`` is the shape of the layer's weight, for a bias's bound."""
+    """What PyTorch's layers start from (``reset_parameters`` in torch.nn).
+
+    Args:
+        kind: The kind of layer.
+        leaf: The canonical leaf.
+        weight: The shape of the layer's weight, for a bias's bound.
+
+    Returns:
+        U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for linear layers and convolutions, N(0, 1) for embeddings; ones for other
+        weights and running variances, zeros for the rest.
+    """
     if kind in ("linear", "conv"):
         bound = 1 / math.sqrt(fans(weight)[0]) if fans(weight)[0] else 0.0
         return uniform(-bound, bound)
@@ -238,6 +371,17 @@ def _mode(mode: str) -> int:
     return 0 if mode == "fan_in" else 1
 
 
+def _flat_within(name: str, bound: Callable[[Shape], float]) -> Initializer:
+    """U(-bound, bound), the bound depending on the fans of the shape."""
+    return Initializer(name, lambda out, rng, shape: _flat(out, rng, -bound(shape), bound(shape)), fans)
+
+
+def _gauss_of(name: str, std: Callable[[Shape], float]) -> Initializer:
+    """N(0, std), the standard deviation depending on the fans of the shape."""
+    return Initializer(name, lambda out, rng, shape: _gauss(out, rng, 0.0, std(shape)), fans)
+
+
+# Both draw in place, in the dtype of ``out``: numpy would otherwise draw float64 and hold a second array.
 def _gauss(out: np.ndarray, rng: np.random.Generator, mean: float, std: float) -> None:
     rng.standard_normal(out=out, dtype=out.dtype)
     if std != 1:

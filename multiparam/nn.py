@@ -1,28 +1,30 @@
 """Portable architectures: plain frozen descriptions that every backend builds natively.
 
-Layers say what PyTorch's layers of the same name say, with input sizes left out: they are inferred from the
-inputs. Using one layer object twice shares it. Data is channels first, ``(N, C, *spatial)``.
+Layers say what PyTorch's layers of the same name say (Source: the torch.nn documentation), with input sizes left out:
+they are inferred from the inputs. Using one layer object twice shares it. Data is channels first, ``(N, C, *spatial)``.
 
     >>> shared = Linear(8)
     >>> spec = Sequential(Linear(8), ReLU(), shared, ReLU(), shared, ReLU(), Linear(1))
-    >>> [node.shape for node in infer_shapes(spec, (4,)).leaves()][-1]
-    (1,)
+    >>> net = mp.build(spec, np.ones((2, 4)), backend="torch")
+    >>> net.ties(), tuple(net(np.ones((2, 4))).shape)
+    ([('2.weight', '4.weight'), ('2.bias', '4.bias')], (2, 1))
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from .errors import InvalidArgument, ShapeError, WrongType
 
-T = TypeVar("T")
 Shape = tuple[int, ...]  # without the batch axis
 Size = int | tuple[int, ...]
 
 
+# Descriptions compare by identity (``eq=False`` below): using one object twice shares its weights, and two layers that
+# happen to have the same options must stay two.
 class Layer:
     """The root of all descriptions. Two layers are the same one only if they are the same object."""
 
@@ -31,12 +33,36 @@ class Layer:
     order = "first"
 
     def infer(self, shape: Shape) -> Shape:
-        """The output shape for an input shape, both without the batch axis. Raises ShapeError."""
+        """The output shape for an input shape.
+
+        Args:
+            shape: The input's shape without the batch axis, channels first.
+
+        Returns:
+            The output's, likewise.
+
+        Raises:
+            ShapeError: The layer has no meaning for such an input.
+        """
         return shape
 
 
 def sizes(value: Size, n: int) -> tuple[int, ...]:
-    """One number per spatial axis."""
+    """One number per spatial axis.
+
+    Args:
+        value: One number for all axes, or one each.
+        n: How many spatial axes there are.
+
+    Returns:
+        ``n`` numbers.
+
+    Raises:
+        ShapeError: ``value`` has another count of numbers.
+
+    >>> sizes(3, 2), sizes((3, 5), 2)
+    ((3, 3), (3, 5))
+    """
     result = (value,) * n if isinstance(value, int) else tuple(value)
     if len(result) != n:
         raise ShapeError(f"{value!r} has {len(result)} numbers for {n} spatial axes")
@@ -63,7 +89,12 @@ def _windows(shape: Shape, kernel: Size, stride: Size, padding: Size, dilation: 
 
 @dataclass(frozen=True, eq=False)
 class Linear(Layer):
-    """``y = x Wᵀ + b`` over the last axis. weight (out_features, in), bias (out_features,)."""
+    """``y = x Wᵀ + b`` over the last axis.
+
+    Args:
+        out_features: The size of the output's last axis; weight is (out_features, in), bias (out_features,).
+        bias: Whether there is a ``b``.
+    """
 
     out_features: int
     bias: bool = True
@@ -75,7 +106,19 @@ class Linear(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Conv(Layer):
-    """Convolution over 1 to 3 spatial axes, as many as the input has. weight (out, in / groups, *kernel)."""
+    """Convolution over 1 to 3 spatial axes, as many as the input has.
+
+    Sizes are one number for all spatial axes, or one each.
+
+    Args:
+        out_channels: The output's channels; weight is (out, in / groups, *kernel), bias (out,).
+        kernel_size: The size of the window.
+        stride: The step between windows.
+        padding: Zeros added on both sides of each axis.
+        dilation: The step between the elements of a window.
+        groups: How many blocks the channels fall into, each seeing its own inputs only.
+        bias: Whether a number is added to each output channel.
+    """
 
     out_channels: int
     kernel_size: Size
@@ -114,24 +157,49 @@ class _Pool(Layer):
         return (shape[0], *_windows(shape[1:], self.kernel_size, stride, self.padding, 1, self))
 
     def windows(self, n: int) -> tuple[Shape, Shape, Shape]:
-        """Kernel, stride and padding, one number per spatial axis."""
+        """The sizes for an input.
+
+        Args:
+            n: How many spatial axes it has.
+
+        Returns:
+            Kernel, stride and padding, one number per axis.
+        """
         stride = self.kernel_size if self.stride is None else self.stride
         return sizes(self.kernel_size, n), sizes(stride, n), sizes(self.padding, n)
 
 
 @dataclass(frozen=True, eq=False)
 class MaxPool(_Pool):
-    """Maximum over windows; the padding is minus infinity."""
+    """Maximum over windows.
+
+    Args:
+        kernel_size: The size of a window: one number for all spatial axes, or one each.
+        stride: The step between windows; None: the window's size.
+        padding: Minus infinities added on both sides of each axis, at most half a window.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class AvgPool(_Pool):
-    """Mean over windows; padded zeros count, as in PyTorch."""
+    """Mean over windows.
+
+    Args:
+        kernel_size: The size of a window: one number for all spatial axes, or one each.
+        stride: The step between windows; None: the window's size.
+        padding: Zeros added on both sides of each axis, at most half a window. They count in the mean, as in PyTorch.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class BatchNorm(Layer):
-    """Normalises each channel over batch and space; ``momentum`` is the weight of the new batch, as in PyTorch."""
+    """Normalises each channel over batch and space, by running statistics in evaluation (Ioffe and Szegedy, 2015).
+
+    Args:
+        eps: Added to the variance.
+        momentum: The weight of the new batch in the running statistics, as in PyTorch. Keras' and Flax' momentum is
+            that of the old ones, 1 minus it.
+    """
 
     eps: float = 1e-5
     momentum: float = 0.1
@@ -145,7 +213,11 @@ class BatchNorm(Layer):
 
 @dataclass(frozen=True, eq=False)
 class LayerNorm(Layer):
-    """Normalises the last axis. weight and bias have its size."""
+    """Normalises the last axis (Ba, Kiros and Hinton, 2016). weight and bias have its size.
+
+    Args:
+        eps: Added to the variance.
+    """
 
     eps: float = 1e-5
 
@@ -156,7 +228,12 @@ class LayerNorm(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Embedding(Layer):
-    """Rows of a table (num_embeddings, embedding_dim) looked up by integers."""
+    """Rows of a table looked up by integers.
+
+    Args:
+        num_embeddings: How many rows: inputs are below it.
+        embedding_dim: The size of a row; weight is (num_embeddings, embedding_dim).
+    """
 
     num_embeddings: int
     embedding_dim: int
@@ -167,7 +244,11 @@ class Embedding(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Dropout(Layer):
-    """Zeroes elements with probability ``p`` in training and scales the rest by 1 / (1 - p)."""
+    """Zeroes elements in training and scales the rest by 1 / (1 - p); the identity in evaluation.
+
+    Args:
+        p: The probability of each element to be zeroed.
+    """
 
     p: float = 0.5
 
@@ -184,7 +265,7 @@ class Flatten(Layer):
 
 @dataclass(frozen=True, eq=False)
 class ReLU(Layer):
-    """max(x, 0)."""
+    """Elementwise max(x, 0)."""
 
     order = "any"
 
@@ -205,7 +286,14 @@ class Sigmoid(Layer):
 
 @dataclass(frozen=True, eq=False)
 class GELU(Layer):
-    """x Φ(x); ``approximate="tanh"`` for the tanh form. PyTorch's default is the exact one."""
+    """x Φ(x), Φ being the normal distribution's cumulative function (Hendrycks and Gimpel, 2016).
+
+    Args:
+        approximate: ``"none"`` for the exact form, PyTorch's default; ``"tanh"`` for 0.5 x (1 + tanh(...)).
+
+    Raises:
+        InvalidArgument: ``approximate`` is neither.
+    """
 
     approximate: str = "none"
 
@@ -224,6 +312,17 @@ class Softmax(Layer):
 class Sequential(Layer):
     """Layers one after another, named by position, or by you.
 
+    Args:
+        *layers: Layers, ``(name, layer)`` pairs, or one mapping name -> layer; at least one. Names may hold any text.
+
+    Attributes:
+        names: The children's names.
+        layers: The children.
+
+    Raises:
+        WrongType: A child is no layer, or its name no text.
+        InvalidArgument: There is no child, two have one name, or a name is not valid Unicode.
+
     >>> Sequential(Linear(8), ReLU()).names
     ('0', '1')
     >>> Sequential(("block 0", Linear(8)), ("block 1", Linear(8))).names
@@ -237,6 +336,7 @@ class Sequential(Layer):
         for name, layer in named:
             if not isinstance(name, str):
                 raise WrongType(f"A child's name is a text; Sequential gets {name!r}")
+            # A lone surrogate has no UTF-8, so no file and no framework could hold the name.
             if any("\ud800" <= char <= "\udfff" for char in name):
                 raise InvalidArgument(f"The child name {name!r} is no valid Unicode text")
             if not isinstance(layer, Layer):
@@ -254,152 +354,19 @@ class Sequential(Layer):
 
 @dataclass(frozen=True, eq=False)
 class Residual(Layer):
-    """``x + body(x)``; the body keeps the shape."""
+    """``x + body(x)`` (He et al., 2016).
+
+    Args:
+        body: A layer that keeps the shape.
+    """
 
     body: Layer
 
 
-@dataclass
-class Node:
-    """One use of a layer in an architecture with known shapes.
+def __getattr__(name: str) -> Any:  # until the adapters import them from multiparam.adapter
+    new = {"convert": "data_permutation"}.get(name, name)
+    if new not in ("Architecture", "Node", "infer_shapes", "data_permutation"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-    ``convert`` is what the data needs before this node where channels sit last natively: ``"last"``, ``"first"``
-    or None; ``after`` the same behind it.
-    """
-
-    layer: Layer
-    path: tuple[str, ...]
-    positions: tuple[int, ...]
-    input: Shape
-    shape: Shape
-    children: list[Node] = field(default_factory=list)
-    convert: str | None = None
-    after: str | None = None
-
-    def leaves(self) -> Iterator[Node]:
-        """The nodes that are not containers, in order of execution."""
-        if not self.children:
-            yield self
-        for child in self.children:
-            yield from child.leaves()
-
-
-@dataclass
-class Architecture:
-    """An architecture with every shape known: what a backend's ``build`` gets."""
-
-    root: Node
-    dtype: str  # of the input, "int" kinds for embeddings
-    shared: frozenset[int]  # ids of the layers used more than once
-
-    def leaves(self) -> Iterator[Node]:
-        """See :meth:`Node.leaves`."""
-        return self.root.leaves()
-
-    @property
-    def input(self) -> Shape:
-        """The input's shape without the batch axis."""
-        return self.root.input
-
-    def assemble(self, make: Callable[[Node, Callable[[Node], T]], T]) -> T:
-        """The native model, made from the leaves up: one native layer for each layer, wherever it is used.
-
-        Args:
-            make: ``make(node, build)`` makes the native layer of a node; ``build(child)`` gives that of a child.
-
-            >>> shared = Linear(4)
-            >>> made = infer_shapes(Sequential(shared, ReLU(), shared), (4,)).assemble(
-            ...     lambda node, build: [build(child) for child in node.children]
-            ... )
-            >>> made[0] is made[2], made[0] is made[1]
-            (True, False)
-        """
-        made: dict[int, T] = {}
-
-        def build(node: Node) -> T:
-            key = id(node.layer)
-            if key not in made:
-                made[key] = make(node, build)
-            return made[key]
-
-        return build(self.root)
-
-
-def infer_shapes(spec: Layer, shape: Shape, dtype: str = "float32") -> Architecture:
-    """Infer every shape of an architecture and where its data must change order.
-
-    Raises :class:`~multiparam.errors.ShapeError` naming the layer, and WrongType for something that is no layer.
-    """
-    if not isinstance(spec, Layer):
-        raise WrongType(f"mp.build takes an architecture of mp.nn; it gets {type(spec).__name__}")
-    uses: dict[int, list[Node]] = {}
-    root = _infer(spec, (), (), tuple(shape), uses)
-    for nodes in uses.values():
-        first = nodes[0]
-        for other in nodes[1:]:
-            if other.input != first.input:
-                raise ShapeError(
-                    f"One {type(first.layer).__name__} is shared at {_at(first.path)} and {_at(other.path)} "
-                    f"but gets {first.input} and {other.input} there"
-                )
-    result = Architecture(root, dtype, frozenset(key for key, nodes in uses.items() if len(nodes) > 1))
-    _order(root, "first", result.shared, close=True)
-    return result
-
-
-def _at(path: tuple[str, ...]) -> str:
-    return repr(".".join(path)) if path else "the top"
-
-
-def _infer(
-    layer: Layer, path: tuple[str, ...], positions: tuple[int, ...], shape: Shape, uses: dict[int, list[Node]]
-) -> Node:
-    node = Node(layer, path, positions, shape, shape)
-    if isinstance(layer, Sequential):
-        for position, (name, child) in enumerate(zip(layer.names, layer.layers, strict=True)):
-            sub = _infer(child, (*path, name), (*positions, position), node.shape, uses)
-            node.children.append(sub)
-            node.shape = sub.shape
-    elif isinstance(layer, Residual):
-        body = _infer(layer.body, (*path, "body"), (*positions, 0), shape, uses)
-        if body.shape != shape:
-            raise ShapeError(f"Residual at {_at(path)}: the body turns {shape} into {body.shape}; it must keep it")
-        node.children.append(body)
-    else:
-        try:
-            node.shape = layer.infer(shape)
-        except ShapeError as error:
-            raise ShapeError(f"At {_at(path)}: {error}") from None
-    uses.setdefault(id(layer), []).append(node)
-    return node
-
-
-def _order(node: Node, now: str, shared: frozenset[int], close: bool = False) -> str:
-    """Mark where data changes between channels first and last; returns the order behind the node.
-
-    A container used at several places must look the same at each: it starts and ends with channels first.
-    """
-    closed = close or (bool(node.children) and id(node.layer) in shared)
-    if closed and now == "last":
-        node.convert, now = "first", "first"
-    before = now
-    if not node.children:
-        wants = node.layer.order if len(node.input) > 1 else "any"
-        if wants != "any" and wants != now:
-            node.convert, now = wants, wants
-    for child in node.children:
-        now = _order(child, now, shared)
-    ends = "first" if closed else before if isinstance(node.layer, Residual) else now
-    if ends != now:
-        node.after = ends
-    return ends
-
-
-def convert(shape: Shape, order: str) -> tuple[int, ...]:
-    """The permutation of a batch whose canonical shape (without batch) is ``shape`` into ``order``.
-
-    >>> convert((3, 8, 9), "last"), convert((3, 8, 9), "first")
-    ((0, 2, 3, 1), (0, 3, 1, 2))
-    """
-    n = len(shape)
-    return (0, *range(2, n + 1), 1) if order == "last" else (0, n, *range(1, n))
+    return getattr(import_module("multiparam.core.architecture"), new)

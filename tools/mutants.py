@@ -29,7 +29,7 @@ import pytest
 
 import multiparam as mp
 from multiparam import initializers, testing
-from multiparam.core import group, layouts, model, parameter, registry, store, ties
+from multiparam.core import construction, filling, group, layouts, parameter, registry, store, ties
 
 Changes = Iterable[tuple[Any, str, Any]]  # object, attribute, what it is to be
 
@@ -475,7 +475,7 @@ def _(a: Any) -> Changes:
         storage = parameter.storage_of(p)
         write(p, value) if parameter.slot_of(p).layout is None else storage.write(value.reshape(storage.shape))
 
-    for module in (group, model, parameter):
+    for module in (filling, construction, parameter):
         yield module, "write", wrong
 
 
@@ -721,8 +721,8 @@ def _(a: Any) -> Changes:
 
 @fault("build", "the seed of a build ignored")
 def _(a: Any) -> Changes:
-    start = model._start
-    yield model, "_start", lambda net, seed: start(net, 0)
+    start = construction._start
+    yield construction, "_start", lambda net, seed: start(net, 0)
 
 
 @fault("build", "the framework's own eps")

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..core import registry
-from ..core.model import Model, wrap
+from ..core.construction import wrap
+from ..core.model import Model
 from ..core.parameter import UNKNOWN_CURE
 from ..errors import FileError, MultiparamError, UnknownShapes, Unrecognised
 from ..paths import did_you_mean

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from .. import paths
+from ..core.construction import wrap
 from ..core.distances import EPS, distance
 from ..core.group import store_of
-from ..core.model import Model, wrap
+from ..core.model import Model
 from ..errors import InvalidArgument, Unsupported
 from ..transfers import apply
 from ..transfers import plan as planning

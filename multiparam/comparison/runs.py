@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core.arrays import to_numpy
+from ..core.construction import build
 from ..core.group import store_of
 from ..core.layers import BOOKKEEPING
-from ..core.model import Model, build
+from ..core.model import Model
 from .activations import Call, Kept, chosen
 from .zoo import Entry
 

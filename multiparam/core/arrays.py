@@ -13,7 +13,16 @@ from . import registry
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """Any framework's array, gradient-tracked or not, a Parameter, or plain numbers, as numpy. It may alias.
+    """Any framework's array as numpy.
+
+    Args:
+        array: An array, gradient-tracked or not, a Parameter, or plain numbers.
+
+    Returns:
+        The same numbers and dtype (those of ml_dtypes too); they may alias the array's memory.
+
+    Raises:
+        PackageMissing: The dtype needs ml_dtypes, which is not installed.
 
     >>> to_numpy([1, 2]).tolist()
     [1, 2]
@@ -25,7 +34,16 @@ def to_numpy(array: Any) -> np.ndarray:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """numpy's dtype by name, those of ml_dtypes too. Raises PackageMissing without it.
+    """numpy's dtype by name, those of ml_dtypes too.
+
+    Args:
+        name: Such as ``"float32"`` or ``"bfloat16"``.
+
+    Returns:
+        The dtype.
+
+    Raises:
+        PackageMissing: Only ml_dtypes has it, and that is not installed.
 
     >>> numpy_dtype("float32")
     dtype('float32')
@@ -41,6 +59,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         return np.dtype(getattr(ml_dtypes, name))
 
 
+# By name, since numpy's own ``kind`` of an ml_dtypes dtype is "V", as if it were no number.
 KINDS_OF_NUMBERS = {"bool": "b", "int": "i", "uint": "u", "float": "f", "bfloat": "f", "complex": "c"}
 
 
@@ -76,10 +95,13 @@ def overflows(value: np.ndarray, target: np.dtype[Any]) -> bool:
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """An array of its own memory in C order, aligned as frameworks want memory they adopt.
+    """A copy in C order, aligned as frameworks want memory they adopt.
 
-    A transposed matrix is copied a few columns at a time: each cache line is then read and written once, which is two
-    to three times as fast as numpy's own copy.
+    Args:
+        array: Any numpy array, in any order.
+
+    Returns:
+        The same numbers in memory of its own.
 
     >>> contiguous(np.arange(6).reshape(2, 3).T).tolist()
     [[0, 3], [1, 4], [2, 5]]
@@ -90,6 +112,7 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     if array.nbytes < LARGE or array.ndim == 0 or len(array) < 2:
         _copy(out, array)
         return out
+    # Weights are transposed on nearly every way between frameworks, so this copy is most of the time of a transfer.
     from concurrent.futures import ThreadPoolExecutor
 
     workers = min(4, os.cpu_count() or 1)  # numpy copies without the interpreter's lock
@@ -100,6 +123,8 @@ def contiguous(array: np.ndarray) -> np.ndarray:
 
 
 def _copy(out: np.ndarray, array: np.ndarray) -> None:
+    # A transposed matrix is copied a few columns at a time: each cache line is then read and written once, which is two
+    # to three times as fast as numpy's own copy.
     if array.ndim == 2 and array.strides[0] < array.strides[1] and array.size > 1 << 14:
         for i in range(0, array.shape[1], STRIP):
             out[:, i : i + STRIP] = array[:, i : i + STRIP]
@@ -108,5 +133,5 @@ def _copy(out: np.ndarray, array: np.ndarray) -> None:
 
 
 LARGE = 1 << 24  # bytes, from which threads are worth their start
-ALIGNMENT = 64
-STRIP = 64
+ALIGNMENT = 64  # bytes: a cache line; XLA adopts memory without a copy only where it is aligned
+STRIP = 64  # columns: 256 bytes of float32, some cache lines

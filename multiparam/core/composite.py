@@ -22,11 +22,15 @@ from .protocol import Adapter, Array, Piece, Slot, Storage
 
 
 class Leaf(NamedTuple):
-    """What a native leaf is in canonical form. ``layout`` is a text in the letters above or, where axes alone do not
-    tell, a function of the native shape.
+    """What a native leaf is in canonical form.
 
-    ``part``: it is this part of ``name``, which several leaves make up one below the other; where their shapes
-    differ, each is a parameter by itself, called ``unpacked``. ``row``: ``name`` is this row of it only.
+    Attributes:
+        name: The canonical leaf.
+        layout: The native layout: a text with one letter an axis or, where axes alone do not tell, a function of the
+            native shape; None: as the slot has it.
+        part: It is this part of ``name``, which several leaves make up one below the other.
+        unpacked: What it is called where the shapes of the parts differ, and each is a parameter by itself.
+        row: ``name`` is this row of it only.
     """
 
     name: str
@@ -39,9 +43,11 @@ class Leaf(NamedTuple):
 class Composite(NamedTuple):
     """A layer that keeps its parameters in layers of its own.
 
-    ``leaves``: a leaf's name below it, as those layers show it -> what it is of the whole, or what each of its rows
-    is. ``within``: a pattern of a name below it -> what the names of a recurrent layer found there end in; the whole
-    is of that layer's kind.
+    Attributes:
+        kind: The kind of the whole.
+        leaves: A leaf's name below it, as those layers show it -> what it is of the whole, or what each of its rows is.
+        within: A pattern of a name below it -> what the names of a recurrent layer there end in; the whole is of that
+            layer's kind.
     """
 
     kind: str = ""
@@ -50,7 +56,20 @@ class Composite(NamedTuple):
 
 
 def attention(query: str, key: str, value: str, out: str) -> Composite:
-    """Attention that keeps a projection each in a layer of this name, with kernel (E, heads, size) and bias."""
+    """Attention that keeps each projection in a layer of its own, with kernel (E, heads, size) and bias (heads, size).
+
+    Args:
+        query: The name of the queries' layer.
+        key: That of the keys'.
+        value: That of the values'.
+        out: That of the projection back, with kernel (heads, size, E).
+
+    Returns:
+        The composite, of PyTorch's packed form (torch.nn.MultiheadAttention).
+
+    >>> attention("query", "key", "value", "out").leaves["key.bias"].name
+    'in_proj_bias'
+    """
     leaves = {}
     for part, name in enumerate((query, key, value)):
         unpacked = f"{'qkv'[part]}_proj_"
@@ -83,18 +102,37 @@ def heads(shape: tuple[int, ...]) -> Layout:
 
 
 def gates(kind: str, table: Mapping[str, Sequence[str]]) -> Composite:
-    """A cell whose canonical leaves are made of these of its own, one gate below the other."""
+    """A cell whose canonical leaves are made of several of its own, one gate below the other.
+
+    Args:
+        kind: The cell's kind, such as ``"lstm_cell"``.
+        table: Canonical leaf -> the native leaves, in PyTorch's order of gates.
+
+    Returns:
+        The composite.
+
+    >>> gates("lstm_cell", {"weight_ih": ("ii.kernel", "if.kernel")}).leaves["if.kernel"].part
+    1
+    """
     return Composite(
         kind, {leaf: Leaf(name, None, i) for name, leaves in table.items() for i, leaf in enumerate(leaves)}
     )
 
 
 def fold(composite: Composite, slots: list[Slot], start: int, depth: int, options_layer: Any) -> None:
-    """Replace the slots from ``start`` on, all those of the layer ``options_layer``, ``depth`` segments deep, by those
-    they are of the composite, in its order."""
+    """Replace the slots of one layer by those they are of a composite, in its order.
+
+    Args:
+        composite: What the layer is.
+        slots: Those of the model so far; changed in place.
+        start: Where those of the layer begin; they are the last.
+        depth: How many segments the layer's path has.
+        options_layer: The layer whose options the weights do not carry.
+    """
     folded = [new for slot in slots[start:] for new in _folded(composite, slot, depth, options_layer)]
     layers = list(dict.fromkeys(slot.path[:-1] for slot in folded if len(slot.path) > depth + 1))
 
+    # The composite's own leaves first, then layer by layer in order of appearance; parts in the order of the gates.
     def order(slot: Slot) -> tuple[int, int, int]:
         layer = layers.index(slot.path[:-1]) + 1 if len(slot.path) > depth + 1 else 0
         return layer, rank(slot.kind, slot.path[-1]), (slot.piece.part if slot.piece else None) or 0
@@ -183,6 +221,7 @@ class Packed:
 
     def grad(self) -> Array | None:
         grads = [base.grad() for base in self.bases]
+        # A part without a gradient leaves the whole without: zeros in its place would be a number nobody computed.
         return None if any(grad is None for grad in grads) else self.gather(grads)
 
     def gather(self, arrays: Sequence[Array]) -> Array:
@@ -200,7 +239,7 @@ class Packed:
 
     def write(self, value: np.ndarray) -> None:
         for piece, part in self.scatter(value):
-            if (row := row_of(piece)) is not None:
+            if (row := row_of(piece)) is not None:  # the storage writes whole arrays: the other rows stay as they are
                 whole = np.array(self._adapter.to_numpy(piece.storage.read()))
                 whole[row] = part
                 part = whole
@@ -243,6 +282,8 @@ def pack(slots: list[Slot], adapter: Adapter, known: dict[Any, Packed]) -> list[
             end += 1
         whole += _whole(slots[at:end], adapter, known, used)
         at = end
+    # Only what is in use now: the views are compared by identity, as storages are, so each must stay the same object as
+    # long as its bases do, and no longer.
     known.clear()
     known.update(used)
     return whole
@@ -260,6 +301,7 @@ def _whole(pieces: list[Slot], adapter: Adapter, known: Mapping[Any, Packed], us
     first = pieces[0]
     if first.piece is None or not _is_piece(first):
         return pieces
+    # Queries, keys and values of different widths: PyTorch keeps each by itself then, and so does the canonical form.
     if len({_shape(piece) for piece in pieces}) > 1 or (len(pieces) == 1 and first.piece.unpacked):
         return [
             slot.replace(path=(*slot.path[:-1], slot.piece.unpacked), piece=Piece(options_layer=slot.options_layer))
@@ -267,6 +309,7 @@ def _whole(pieces: list[Slot], adapter: Adapter, known: Mapping[Any, Packed], us
             if slot.piece is not None
         ]
     key = tuple((id(piece.storage), piece.canonical, row_of(piece)) for piece in pieces)
+    # Gates stand below one another along the first axis of the canonical form; stacked layers may stand before it.
     form = KINDS.get(first.kind, {}).get(first.path[-1].partition("_l")[0], "")
     packed = used.get(key) or known.get(key) or Packed(pieces, len(_shape(first)) - max(len(form), 1), adapter)
     packed.pieces = tuple(pieces)

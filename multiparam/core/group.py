@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Union, overload
 
-import numpy as np
-
 from .. import paths
-from ..errors import ParameterNotFound, PositionError, ShapeError, WrongType
-from ..initializers import Initializer, draw
-from .arrays import to_numpy
-from .composite import bases, refuse_partial, row_of
-from .parameter import Parameter, cast_to, parameter_at, slot_of, storage_of, write
-from .protocol import Storage
+from ..errors import ParameterNotFound, PositionError, WrongType
+from .composite import bases, refuse_partial
+from .filling import fill
+from .parameter import Parameter, parameter_at, storage_of
 from .state import Loaded, load_state
 from .store import Store
 
@@ -27,12 +22,20 @@ class Group:
 
     Indexing goes down by position among the children, as in the nested list the model looks like, or by name:
     a full name gives the Parameter, a prefix a Group. Iteration gives each Parameter once.
+
+    >>> block = mp.nn.Sequential(mp.nn.Linear(2), mp.nn.ReLU(), mp.nn.Linear(1))
+    >>> spec = mp.nn.Sequential(("encoder", block), ("head", mp.nn.Linear(1)))
+    >>> net = mp.build(spec, np.ones((1, 3)), backend="torch")
+    >>> encoder = net["encoder"]
+    >>> list(encoder.parameters()), encoder[2]["weight"] is net["encoder.2.weight"]
+    (['0.weight', '0.bias', '2.weight', '2.bias'], True)
     """
 
     def __init__(self, store: Store, prefix: paths.Path = (), indices: tuple[int, ...] | None = None) -> None:
         self._store = store
         self._prefix = prefix
-        self._indices = indices  # None: all of the model's
+        # Of slots, for the reason that Parameters hold one: a tie changes storages, not places. None: all there are.
+        self._indices = indices
 
     @property
     def _slots(self) -> Iterable[int]:
@@ -47,6 +50,20 @@ class Group:
     @overload
     def __getitem__(self, key: str) -> Parameter: ...
     def __getitem__(self, key: int | str) -> Parameter | Group:
+        """A parameter or a group inside, by name or by position.
+
+        Args:
+            key: A full name, relative to the group; a prefix of some; or a position among the children, those without
+                parameters included, as in the nested list that the model looks like.
+
+        Returns:
+            The Parameter of a full name, the Group of anything else.
+
+        Raises:
+            ParameterNotFound: Nothing here has such a name; the nearest one is named.
+            PositionError: The child at the position has no parameters, or there is none.
+            WrongType: The key is neither a text nor an integer.
+        """
         if isinstance(key, str):
             return self._by_name(key)
         if isinstance(key, int) and not isinstance(key, bool):
@@ -58,13 +75,20 @@ class Group:
         target = self[key]
         if not isinstance(target, Parameter):
             raise WrongType(f"{key!r} is a group; assign to one of its parameters, or use init.")
-        if value is not target:
+        if value is not target:  # what += gives back
             target.assign(value)
 
     def parameter(self, name: str) -> Parameter:
         """The parameter or buffer of a full name: ``net[name]``, of which a type checker knows what it is.
 
-        Raises ParameterNotFound for no name, and for that of a group.
+        Args:
+            name: A full name, relative to the group.
+
+        Returns:
+            The same object each time.
+
+        Raises:
+            ParameterNotFound: There is no such name, or it is that of a group.
 
             >>> net = mp.build(mp.nn.Linear(2), np.ones((1, 3)), backend="torch")
             >>> net.parameter("weight").shape
@@ -79,7 +103,14 @@ class Group:
     def group(self, name: str) -> Group:
         """The group of a prefix: ``net[name]``, of which a type checker knows what it is.
 
-        Raises ParameterNotFound for no name, and for that of a parameter.
+        Args:
+            name: The first segments of some names here.
+
+        Returns:
+            What is below it, with names relative to it.
+
+        Raises:
+            ParameterNotFound: There is no such name, or it is that of a parameter.
 
             >>> net = mp.build(mp.nn.Sequential(mp.nn.Linear(2)), np.ones((1, 3)), backend="torch")
             >>> list(net.group("0").parameters())
@@ -98,6 +129,7 @@ class Group:
             return parameter_at(self._store, index)
         inside = tuple(i for i in self._slots if table.names[i].startswith(full + "."))
         if inside:
+            # A segment may hold dots, so how deep the name reaches is told by the path's text, not by counting dots.
             depth = len(self._prefix) + 1
             path = table.slots[inside[0]].path
             while depth < len(path) and paths.text(path[:depth]) != full:
@@ -108,6 +140,7 @@ class Group:
         raise ParameterNotFound(f"No parameter {name!r}{where}. {paths.did_you_mean(name, known)}")
 
     def _by_position(self, position: int) -> Group:
+        # Positions count the children without parameters too, so that net[2] is what the native nested list has at 2.
         depth = len(self._prefix)
         slots = self._store.table.slots
         inside = tuple(
@@ -123,26 +156,38 @@ class Group:
         )
 
     def parameters(self, aliases: bool = False) -> Mapping[str, Parameter]:
-        """name -> Parameter, each storage once under its first name here, in definition order.
+        """The parameters by name.
 
-        With ``aliases``, every slot: tied names then share one Parameter.
+        Args:
+            aliases: False: each storage once, under its first name here. True: every name; tied names then share one
+                Parameter, but for a transposed one, which has its own.
+
+        Returns:
+            Name, relative to the group, -> Parameter, in definition order; read-only.
         """
         return self._mapping(buffers=False, aliases=aliases)
 
     def buffers(self, aliases: bool = False) -> Mapping[str, Parameter]:
-        """name -> Parameter for state that is not trained, such as running statistics."""
+        """State that is not trained, such as running statistics, by name.
+
+        Args:
+            aliases: As for :meth:`parameters`.
+
+        Returns:
+            Name, relative to the group, -> Parameter, in definition order; read-only.
+        """
         return self._mapping(buffers=True, aliases=aliases)
 
     def _mapping(self, buffers: bool, aliases: bool) -> Mapping[str, Parameter]:
         names, slots = self._store.table.names, self._store.table.slots
         chosen: dict[str, Parameter] = {}
-        seen: set[int] = set()
+        listed: set[int] = set()  # ids of storages
         plain = not self._prefix
         for i in self._slots:
             slot = slots[i]
-            if slot.buffer is not buffers or (not aliases and id(slot.storage) in seen):
+            if slot.buffer is not buffers or (not aliases and id(slot.storage) in listed):
                 continue
-            seen.add(id(slot.storage))
+            listed.add(id(slot.storage))
             chosen[names[i] if plain else self._relative(i)] = parameter_at(self._store, i)
         return MappingProxyType(chosen)
 
@@ -158,40 +203,47 @@ class Group:
         return any(self._relative(i) == item for i in self._slots)
 
     def layers(self) -> Mapping[tuple[str, ...], Group]:
-        """Each distinct layer with parameters once: all its names -> its Group.
+        """Each distinct layer with parameters, once.
 
-        Two positions are one layer when they use the same storages throughout.
+        Returns:
+            All names of the layer -> its Group, in definition order. Two positions are one layer when they use the same
+            storages throughout.
         """
-        table = self._store.table
-        places: dict[paths.Path, list[int]] = {}
-        for i in self._slots:
-            places.setdefault(table.slots[i].path[:-1], []).append(i)
-        same_layer: dict[tuple[Any, ...], list[paths.Path]] = {}
-        for path, inside in places.items():
-            slots = [table.slots[i] for i in inside]
-            key = tuple((slot.path[-1], id(slot.storage), slot.canonical) for slot in slots)
-            same_layer.setdefault(key, []).append(path)
         depth = len(self._prefix)
+        layers = self._store.table.layers(self._slots)
         return MappingProxyType(
             {
-                tuple(paths.text(path[depth:]) for path in same): Group(self._store, same[0], tuple(places[same[0]]))
-                for same in same_layer.values()
+                tuple(paths.text(path[depth:]) for path in uses): Group(self._store, uses[0], inside)
+                for uses, inside in layers
             }
         )
 
     def select(self, *selectors: Selector, kind: str | None = None) -> Group:
-        """The parameters any selector matches: a glob over names, a Parameter, a Group, names, or a predicate.
+        """The parameters that any of some selectors matches. A parameter is matched by any of its names.
 
-        ``kind`` (a glob too) keeps those of one layer kind. A parameter is found by any of its names.
-        Raises ParameterNotFound when nothing matches.
+        Args:
+            *selectors: Globs over names (``*`` crosses dots), Parameters, Groups, lists of globs, or predicates of a
+                Parameter. None at all, or ``None``: every parameter.
+            kind: A glob over the kinds of layers, such as ``"linear"``; None: any kind.
+
+        Returns:
+            The parameters, without buffers, under the names they have here.
+
+        Raises:
+            ParameterNotFound: Nothing matches.
+
+            >>> net = mp.build(mp.nn.Sequential(mp.nn.Linear(2), mp.nn.LayerNorm()), np.ones((1, 3)), backend="torch")
+            >>> list(net.select("*.bias").parameters()), list(net.select(kind="layer*").parameters())
+            (['0.bias', '1.bias'], ['1.weight', '1.bias'])
         """
         store, slots = self._store, self._store.table.slots
-        wanted = [_predicate(selector) for selector in selectors] or [lambda parameter, names: True]
+        predicates = [_predicate(selector) for selector in selectors] or [lambda parameter, names: True]
+        # By storage first: a parameter that is tied is chosen by any of its names, and then under all it has here.
         names: dict[int, set[str]] = {}
         for i in self._slots:
             names.setdefault(id(slots[i].storage), set()).update((store.table.names[i], self._relative(i)))
         chosen = {
-            key: any(test(parameter_at(store, store.table.first[key]), list(known)) for test in wanted)
+            key: any(test(parameter_at(store, store.table.first[key]), list(known)) for test in predicates)
             for key, known in names.items()
         }
         inside = tuple(
@@ -203,82 +255,105 @@ class Group:
         )
         if not inside:
             texts = [s for s in selectors if isinstance(s, str)]
-            asked = ", ".join(map(repr, texts)) or "this selector"
+            shown = ", ".join(map(repr, texts)) or "this selector"
             of_kind = f" of kind {kind!r}" if kind else ""
             hint = paths.did_you_mean(texts[0], [store.table.names[i] for i in self._slots]) if texts else ""
-            raise ParameterNotFound(f"No parameter matches {asked}{of_kind}. {hint}".rstrip())
+            raise ParameterNotFound(f"No parameter matches {shown}{of_kind}. {hint}".rstrip())
         return Group(store, self._prefix, inside)
 
     def init(self, function: Any, *selectors: Selector, kind: str | None = None, seed: int = 0) -> Group:
-        """Fill parameters with an initialiser: one of ``mp.init``, a function ``f(shape, rng)``, or a native one.
+        """Fill parameters with numbers. Random ones depend only on ``seed`` and each parameter's name.
 
-        Random numbers depend only on ``seed`` and each parameter's name. Everything is drawn before anything is
-        written, so an error leaves the model as it was. Native initialisers see the native layout and draw from
-        the framework's own generator, seeded from ``seed`` and the name.
+        Args:
+            function: An initialiser of ``mp.init``; a function ``f(shape, rng) -> array`` of the canonical shape and a
+                ``numpy.random.Generator``; or one of the framework's own initialisers, which sees the native layout
+                and draws from the framework's generator, seeded from ``seed`` and the name.
+            *selectors: Which parameters, as for :meth:`select`; none at all: all of the group.
+            kind: Those of one kind of layer only, as for :meth:`select`.
+            seed: The same seed gives the same bits in every framework, but for native initialisers.
+
+        Returns:
+            The parameters filled.
+
+        Raises:
+            ParameterNotFound: Nothing matches.
+            ShapeError: The initialiser has no meaning for a shape, or gives another one.
+            DtypeError: A parameter cannot hold the numbers. Everything is checked, or drawn, before anything is
+                written, so an error leaves the model as it was.
 
             >>> net = mp.build(mp.nn.Linear(2), np.ones((1, 3)), backend="torch")
             >>> _ = net.init(mp.init.normal(std=0.01), "*.weight", "weight", seed=1)
             >>> _ = net.init(mp.init.constant(1), kind="linear")
         """
-
         group = self.select(*selectors, kind=kind) if selectors or kind else self
-        chosen = list(group)
-        fill = self._store.adapter.initializer(function)
-        if fill is not None:
-            natives = {base: np.array(to_numpy(base.read())) for p in chosen for base in bases(storage_of(p))}
-            try:
-                for p in chosen:
-                    _fill(fill, self._store, p, seed)
-            except Exception:
-                for base, old in natives.items():
-                    base.write(old)
-                raise
-            return group
-        if isinstance(function, Initializer):
-            for p in chosen:
-                try:
-                    function.check(p.shape)
-                except ShapeError as error:
-                    raise ShapeError(f"{function} cannot fill {p.name!r}: {error}") from None
-            for p in chosen:  # nothing can fail from here on, so one array at a time is enough memory
-                write(p, cast_to(p, draw(function, p.shape, seed=seed, name=p.name)))
-            return group
-        drawn = [cast_to(p, draw(function, p.shape, seed=seed, name=p.name)) for p in chosen]
-        for p, value in zip(chosen, drawn, strict=True):
-            write(p, value)
+        fill(self._store, list(group), function, seed)
         return group
 
     def freeze(self, *selectors: Selector, kind: str | None = None) -> Group:
-        """Keep gradient steps from changing these parameters. Raises ParameterNotFound when nothing matches."""
+        """Keep gradient steps from changing parameters.
+
+        Args:
+            *selectors: Which, as for :meth:`select`; none at all: all of the group.
+            kind: Those of one kind of layer only.
+
+        Returns:
+            The parameters frozen.
+
+        Raises:
+            ParameterNotFound: Nothing matches.
+            Unsupported: One native array holds such a parameter and another one.
+        """
         return self._set_trainable(False, selectors, kind)
 
     def unfreeze(self, *selectors: Selector, kind: str | None = None) -> Group:
-        """Undo :meth:`freeze`."""
+        """Undo :meth:`freeze`.
+
+        Args:
+            *selectors: As for :meth:`freeze`.
+            kind: As for :meth:`freeze`.
+
+        Returns:
+            The parameters that gradient steps change again.
+        """
         return self._set_trainable(True, selectors, kind)
 
     def _set_trainable(self, flag: bool, selectors: tuple[Selector, ...], kind: str | None) -> Group:
         group = self.select(*selectors, kind=kind) if selectors or kind else self
         store, chosen = self._store, [storage_of(p) for p in group]
+        # Frameworks freeze whole native arrays: where one holds several parameters, all of them or none.
         refuse_partial(chosen, zip(store.table.names, store.table.slots, strict=True))
         store.host.set_trainable(list(dict.fromkeys(base for s in chosen for base in bases(s))), flag)
-        store.changed()
+        store.changed()  # compiled steps differentiate by what was trainable when they were compiled
         return group
 
     def state_dict(self, native: bool = False) -> dict[str, Any]:
-        """name -> independent numpy array in canonical layout: each storage once, then the buffers.
+        """All values by name: each storage once, then the buffers.
 
-        With ``native``, the framework's arrays, in canonical layout too.
+        Args:
+            native: Whether to give the framework's arrays; they are in canonical layout too.
+
+        Returns:
+            Name, relative to the group, -> an array independent of the model, in canonical layout.
         """
-        held = {**self.parameters(), **self.buffers()}
-        return {name: p.value if native else p.numpy() for name, p in held.items()}
+        parameters = {**self.parameters(), **self.buffers()}
+        return {name: p.value if native else p.numpy() for name, p in parameters.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, *, cast: bool = False) -> Loaded:
-        """Write arrays by name: numpy's or any framework's, in canonical layout; a tied parameter by any of its names.
+        """Write arrays by name, parameters and buffers. Everything is checked before anything is written.
 
-        Everything is checked before anything is written. Raises StateError, which lists all that does not fit:
-        shapes, dtypes (unless ``cast=True``), different values for one parameter, and, when ``strict``, names missing
-        or unexpected. Without ``strict``, what fits by name is loaded, and the names left out are returned. Counts
-        that only some frameworks keep (``num_batches_tracked``) may be missing or left over.
+        Args:
+            state: Name -> array, numpy's or any framework's, in canonical layout; a tied parameter by any of its names.
+            strict: Whether every parameter must be there, and nothing else. Counts that only some frameworks keep
+                (``num_batches_tracked``) may be missing or left over.
+            cast: Whether to convert dtypes, where nothing loses a fraction or an imaginary part.
+
+        Returns:
+            The names left out: ``missing``, which the state does not have, and ``unexpected``, which the model does
+            not have; without ``strict`` the rest is loaded.
+
+        Raises:
+            StateError: Lists all that does not fit: shapes, dtypes, different values for one parameter, and, with
+                ``strict``, names. The model is unchanged.
 
             >>> net = mp.build(mp.nn.Linear(2), np.ones((1, 3)), backend="torch")
             >>> net.load_state_dict({"weight": np.ones((2, 3), "float32")}, strict=False)
@@ -292,19 +367,8 @@ class Group:
         return "\n".join([f"<{title}: {len(lines)} parameters", *lines]) + ">"
 
 
-def _fill(fill: Callable[[Storage, int], None], store: Store, p: Parameter, seed: int) -> None:
-    """Let a native initialiser fill a parameter; where that is one row of a native array, only this row."""
-    to_numpy = store.adapter.to_numpy
-    for i, (base, part) in enumerate(zip(bases(storage_of(p)), slot_of(p).parts, strict=True)):
-        row = row_of(part)
-        before = None if row is None else np.array(to_numpy(base.read()))
-        fill(base, _small_seed(seed, f"{p.name} {i}" if i else p.name))
-        if before is not None:
-            before[row] = to_numpy(base.read())[row]
-            base.write(before)
-
-
 def _predicate(selector: Selector) -> Callable[[Parameter, list[str]], bool]:
+    """A selector as a test of a Parameter and all its names."""
     if selector is None:
         return lambda parameter, names: True
     if isinstance(selector, str):
@@ -318,11 +382,6 @@ def _predicate(selector: Selector) -> Callable[[Parameter, list[str]], bool]:
         return lambda parameter, names: bool(selector(parameter))
     patterns = list(selector)
     return lambda parameter, names: any(paths.matches(name, pattern) for name in names for pattern in patterns)
-
-
-def _small_seed(seed: int, name: str) -> int:
-    """A 31-bit seed for the framework's own generator."""
-    return int.from_bytes(blake2b(f"{seed}\0{name}".encode(), digest_size=4).digest(), "little") >> 1
 
 
 def store_of(group: Group) -> Store:

@@ -1,4 +1,9 @@
-"""One storage per native object, the same at each look, and the names of layers: what adapters need to walk models."""
+"""One storage per native object, the same at each look, and the names of layers: what adapters need to walk models.
+
+Identity is what ties: two places that hold one native object are one parameter, since frameworks update the object.
+Equal values say nothing, as any two zeros are equal. So the core compares storages with ``is``, and an adapter hands
+out the same storage for the same object at each listing.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from .protocol import Activation, Slot
+from .slots import Activation, Slot
 
 S = TypeVar("S")
 
@@ -25,19 +30,39 @@ class Storages(Generic[S]):
         self._known: dict[int, Any] = {}
 
     def of(self, native: Any, make: Callable[..., S], *arguments: Any) -> S:
-        """The storage of a native object, made as ``make(native, *arguments)`` the first time."""
+        """The storage of a native object.
+
+        Args:
+            native: The framework's object.
+            make: ``make(native, *arguments)`` gives the storage, the first time.
+            *arguments: What ``make`` takes more.
+
+        Returns:
+            The same storage as long as the object lives.
+        """
         storage = self._known.get(id(native))
         if storage is None or storage.native is not native:  # a freed object's id is used again
             storage = self._known[id(native)] = make(native, *arguments)
         return storage
 
     def add(self, storage: S) -> S:
-        """Know a storage made elsewhere."""
+        """Know a storage made elsewhere.
+
+        Args:
+            storage: One whose ``native`` no other has.
+
+        Returns:
+            The storage.
+        """
         self._known[id(storage.native)] = storage  # type: ignore[attr-defined]
         return storage
 
     def keep(self, slots: Iterable[Slot]) -> None:
-        """Forget those that no slot uses any more."""
+        """Forget those that no slot uses any more.
+
+        Args:
+            slots: All slots of the host.
+        """
         used = {id(slot.storage) for slot in slots}
         self._known = {key: storage for key, storage in self._known.items() if id(storage) in used}
 
@@ -46,28 +71,41 @@ class Storages(Generic[S]):
 
 
 class LayerNames:
-    """The names of layers by identity; one that is used at several positions has several, given out in turn.
+    """The names of layers by identity; one that is used at several positions has several, given out one after another.
+
+    Args:
+        layers: (name, layer) for each use, in order.
+
+    Attributes:
+        layers: Each layer once.
 
     >>> layer = object()
-    >>> names = Names([("0", layer), ("2", layer)])
+    >>> names = LayerNames([("0", layer), ("2", layer)])
     >>> names.next(layer), names.next(layer), names.next(layer)
     ('0', '2', '0')
     """
 
     def __init__(self, layers: Iterable[tuple[str, Any]]) -> None:
         self._names: dict[int, list[str]] = {}
-        kept: dict[int, Any] = {}
+        by_id: dict[int, Any] = {}
         for name, layer in layers:
             self._names.setdefault(id(layer), []).append(name)
-            kept[id(layer)] = layer
-        self.layers = list(kept.values())
+            by_id[id(layer)] = layer
+        self.layers = list(by_id.values())  # held, so that no id here is given to another object
         self._count: dict[int, int] = {}
 
     def __contains__(self, layer: object) -> bool:
         return id(layer) in self._names
 
     def next(self, layer: Any) -> str:
-        """The name of the layer's next use."""
+        """The name of a layer's next use.
+
+        Args:
+            layer: One of :attr:`layers`.
+
+        Returns:
+            Its names in order, and from the first again after the last.
+        """
         names, at = self._names[id(layer)], self._count.get(id(layer), 0)
         self._count[id(layer)] = at + 1
         return names[at % len(names)]
@@ -75,7 +113,15 @@ class LayerNames:
 
 @contextmanager
 def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
-    """Where layers call hooks of no kind: their classes' ``__call__`` shows the calls of those in ``names``."""
+    """Watch the calls of layers in a framework without hooks: inside, their classes' ``__call__`` shows them.
+
+    Args:
+        names: The layers to watch, and their names.
+        on_call: Gets each call as soon as it has run.
+
+    Yields:
+        Nothing; the classes are as they were when the context ends.
+    """
     inside: set[int] = set()
 
     def watching(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,6 +138,7 @@ def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Ite
 
         return call
 
+    # On the class, since Python looks ``__call__`` up there and not on the object.
     classes = {type(layer) for layer in names.layers}
     before = {cls: vars(cls).get("__call__") for cls in classes}
     originals = {cls: cls.__call__ for cls in classes}

@@ -74,7 +74,14 @@ Leaves = Mapping[str, LeafNames]
 
 @cache
 def rank(kind: str, leaf: str) -> int:
-    """The place of a leaf in its kind's order, a stacked layer's after the other's; unknown leaves come last.
+    """The place of a leaf in its kind's order.
+
+    Args:
+        kind: A kind of layer.
+        leaf: A canonical leaf name.
+
+    Returns:
+        A number to sort by: those of a stacked layer come after those of the one below, unknown leaves last.
 
     >>> [rank("lstm", leaf) for leaf in ("weight_ih_l0", "weight_hh_l0", "weight_ih_l0_reverse", "weight_ih_l1")]
     [0, 1, 100, 200]
@@ -92,8 +99,10 @@ T = TypeVar("T")
 
 
 class ByClass(Generic[T]):
-    """What a table has for a class, or for its nearest base. A class is given itself, or as ``"root.Name"`` where its
-    package need not be imported.
+    """What a table has for a class, or for its nearest base.
+
+    Args:
+        table: Class -> entry. A class is itself, or ``"root.Name"`` where its package need not be imported.
 
     >>> ByClass({dict: "a mapping", "builtins.int": "a number"}).of(bool)
     'a number'
@@ -104,13 +113,27 @@ class ByClass(Generic[T]):
         self._known: dict[type, T | None] = {}
 
     def of(self, cls: type) -> T | None:
-        """The entry of the class or of its nearest base; None where there is none."""
+        """The entry of the class or of its nearest base.
+
+        Args:
+            cls: Any class.
+
+        Returns:
+            The entry; None where there is none.
+        """
         if cls not in self._known:
             self._known[cls] = next((entry for entry in map(self.exact, cls.__mro__) if entry is not None), None)
         return self._known[cls]
 
     def exact(self, cls: type) -> T | None:
-        """The entry of this very class."""
+        """The entry of this very class.
+
+        Args:
+            cls: Any class.
+
+        Returns:
+            The entry; None where there is none, whatever its bases have.
+        """
         entry = self._table.get(cls)
         return self._table.get(f"{cls.__module__.partition('.')[0]}.{cls.__name__}") if entry is None else entry
 
@@ -118,7 +141,18 @@ class ByClass(Generic[T]):
 class Layers:
     """The layers an adapter knows: class -> kind, and how each kind's leaves are called and laid out natively.
 
-    A subclass is of its nearest known base's kind. What users add with :func:`register_layer` comes first.
+    A subclass is of its nearest known base's kind. What users add with :func:`multiparam.register_layer` comes first.
+
+    Args:
+        kinds: Class, or ``"root.Name"`` -> kind.
+        leaves: Kind -> native leaf -> (canonical leaf, native layout), where a name or a layout is not canonical. A
+            layout is a text in the letters of :data:`KINDS`, or a function of the native shape.
+        options: Kind -> option in PyTorch's words -> an attribute's name, or a function of the layer.
+
+    >>> class Dense: units = 8
+    >>> layers = Layers({Dense: "linear"}, {"linear": {"kernel": ("weight", "IO")}}, {"linear": {"size": "units"}})
+    >>> layers.canonical(Dense, "kernel", (4, 8)), layers.options(Dense())
+    (('weight', Layout(('transpose', (1, 0)))), {'size': 8})
     """
 
     def __init__(
@@ -134,20 +168,41 @@ class Layers:
         _tables.append(self)
 
     def of(self, cls: type) -> str:
-        """The kind of a class of layers; its own name where nobody knows it."""
+        """The kind of a class of layers.
+
+        Args:
+            cls: The class.
+
+        Returns:
+            The kind; the class's own name where nobody knows it.
+        """
         return self._look_up(cls)[0]
 
     def leaves(self, cls: type) -> LeafNames:
-        """What is known of the leaves of a class; empty where they are canonical already."""
+        """What is known of the leaves of a class.
+
+        Args:
+            cls: The class.
+
+        Returns:
+            Native leaf -> (canonical leaf, native layout); empty where they are canonical already.
+        """
         return self._look_up(cls)[1]
 
     def options(self, layer: Any) -> dict[str, Any]:
-        """What a layer's weights do not carry, in PyTorch's words: attributes of it, or what functions of it say."""
-        told = {}
+        """What a layer's weights do not carry: attributes of it, or what functions of it give.
+
+        Args:
+            layer: The native layer.
+
+        Returns:
+            Option in PyTorch's words -> value; those that the layer does not have are left out.
+        """
+        options = {}
         for name, of in self._options.get(self.of(type(layer)), {}).items():
             with suppress(AttributeError):  # a user's own layer of this kind need not have it
-                told[name] = getattr(layer, of) if isinstance(of, str) else of(layer)
-        return told
+                options[name] = getattr(layer, of) if isinstance(of, str) else of(layer)
+        return options
 
     def _look_up(self, cls: type) -> tuple[str, LeafNames]:
         known = self._known.get(cls)
@@ -167,9 +222,16 @@ class Layers:
     def canonical(
         self, cls: type, leaf: str, shape: tuple[int, ...], leaves: LeafNames | None = None
     ) -> tuple[str, Layout | None]:
-        """Canonical leaf name and layout of a native leaf; unknown ones keep their own name and layout.
+        """Canonical leaf name and layout of a native leaf.
 
-        ``leaves`` stand in for the kind's where one layer's options change its layout.
+        Args:
+            cls: The layer's class.
+            leaf: The native name.
+            shape: The native shape.
+            leaves: Stand in for the kind's where one layer's options change its layout.
+
+        Returns:
+            Name and layout; an unknown leaf keeps its own, and None is the layout of what is canonical already.
         """
         kind, names = self._look_up(cls)
         known = (leaves or names).get(leaf)
@@ -182,7 +244,14 @@ class Layers:
 
 
 def per_axis(value: Any, n: int) -> tuple[int, ...]:
-    """One number for all ``n`` axes, or one each; nothing at all is 1.
+    """One number for all axes, or one each, as one each.
+
+    Args:
+        value: A number, some numbers, or None for 1.
+        n: How many axes there are.
+
+    Returns:
+        Plain integers, as JSON can write them.
 
     >>> per_axis(3, 2), per_axis(None, 1), per_axis([1, 2], 2)
     ((3, 3), (1,), (1, 2))
@@ -192,37 +261,51 @@ def per_axis(value: Any, n: int) -> tuple[int, ...]:
     return tuple(int(v) for v in value)
 
 
-def padding(given: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Any:
+def padding(native: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Any:
     """A convolution's padding as PyTorch says it, one number an axis, where it is symmetric.
 
-    ``SAME`` pads for outputs of size input / stride: where the stride is 1 and the kernel odd, that is symmetric, and
-    elsewhere it is no padding that PyTorch has. Source: the TensorFlow guide's notes on padding.
+    Args:
+        native: ``"SAME"`` or ``"VALID"`` in any case, a number, or for each axis a number or a (low, high) pair.
+        kernel: The window's size, one number an axis.
+        stride: The step between windows, likewise.
+        dilation: The step between a window's elements, likewise.
+
+    Returns:
+        One number an axis; (low, high) pairs, or the text in lower case, where PyTorch has no such padding. ``SAME``
+        pads for outputs of size input / stride: that is symmetric where the stride is 1 and the window, dilated, odd.
+        (Source: the notes on padding of ``tf.nn`` in TensorFlow's API documentation.)
 
     >>> padding("SAME", (3,), (1,), (1,)), padding("valid", (3, 3), (2, 2), (1, 1)), padding("SAME", (3,), (2,), (1,))
     ((1,), (0, 0), 'same')
     >>> padding([(0, 1), (2, 2)], (3, 3), (1, 1), (1, 1))
     ((0, 1), (2, 2))
     """
-    if isinstance(given, str):
-        text = given.lower()
+    if isinstance(native, str):
+        text = native.lower()
         total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
         if text == "valid":
             return (0,) * len(kernel)
         if text == "same" and set(stride) == {1} and not any(t % 2 for t in total):
             return tuple(t // 2 for t in total)
         return text
-    if isinstance(given, int):
-        return (given,) * len(kernel)
-    pairs = [(p, p) if isinstance(p, int) else tuple(p) for p in given]
+    if isinstance(native, int):
+        return (native,) * len(kernel)
+    pairs = [(p, p) if isinstance(p, int) else tuple(p) for p in native]
     if all(low == high for low, high in pairs):
         return tuple(int(low) for low, _ in pairs)
     return tuple(pairs)
 
 
 def momentum_from_decay(momentum: float) -> float:
-    """PyTorch's momentum of running statistics, the weight of the new batch, from the weight of the old.
+    """PyTorch's momentum of running statistics from a decay.
 
-    >>> old_to_new(0.99)
+    Args:
+        momentum: The weight of the old statistics, as Keras, Flax and MXNet have it.
+
+    Returns:
+        The weight of the new batch, 1 minus it, rounded to the digits that somebody wrote.
+
+    >>> momentum_from_decay(0.99)
     0.01
     """
     return round(1 - float(momentum), 12)
@@ -237,9 +320,17 @@ def register_layer(
 ) -> None:
     """Teach multiparam a class of layers, of any framework; its subclasses too.
 
-    ``leaves`` says, per native leaf, the canonical name and the native layout; leaves left out keep theirs. A new
-    ``kind`` needs its canonical ``form``, leaf -> layout, in PyTorch's order. Models wrapped before keep what they had.
-    Raises InvalidArgument for a kind, leaf or layout that does not fit.
+    Models wrapped before keep what they had.
+
+    Args:
+        cls: The class.
+        kind: What it is: a kind that is known, such as ``"linear"``, or a new one.
+        leaves: Native leaf -> (canonical leaf, native layout). A layout is a text with one letter an axis, in those of
+            the canonical form, or a function of the native shape; leaves left out keep their name and layout.
+        form: Canonical leaf -> layout, in PyTorch's order; needed for a new kind.
+
+    Raises:
+        InvalidArgument: A new kind without a form, or a leaf or layout that does not fit the form.
 
         >>> import torch
         >>> class MyDense(torch.nn.Module):
@@ -260,6 +351,7 @@ def register_layer(
             raise InvalidArgument(f"{leaf!r}: the layout {layout!r} has not the axes of {name!r}, {forms[name]!r}.")
     KINDS[kind] = forms
     _registered[cls] = kind, leaves or {}
+    # Kinds of subclasses are remembered, and may be others now.
     for table in _tables:
         table._known.clear()
     rank.cache_clear()

@@ -17,8 +17,9 @@ import numpy as np
 class Layout:
     """How a native array shows in canonical form: steps that move numbers, exact in both directions.
 
-    A step is ``("transpose", axes)``, ``("flip", axes)``, ``("reshape", before, after)``, or ``("reorder", order)``
-    along the first axis.
+    Args:
+        *steps: One after another: ``("transpose", axes)``, ``("flip", axes)``, ``("reshape", before, after)``, or
+            ``("reorder", order)`` along the first axis.
 
     >>> depthwise = Layout(("transpose", (2, 3, 0, 1)), ("reshape", (4, 2, 3, 5), (8, 1, 3, 5)))
     >>> depthwise.shape((3, 5, 4, 2))
@@ -35,7 +36,14 @@ class Layout:
         self._inverse: Layout | None = None
 
     def shape(self, native: tuple[int, ...]) -> tuple[int, ...]:
-        """The canonical shape of a native one."""
+        """The canonical shape of a native one.
+
+        Args:
+            native: The native array's shape.
+
+        Returns:
+            That of the array it shows as.
+        """
         for step in self.steps:
             if step[0] == "transpose":
                 native = tuple(native[axis] for axis in step[1])
@@ -48,14 +56,25 @@ class Layout:
 
         Args:
             array: The native array.
-            xp: The array's namespace: numpy, or what :meth:`~multiparam.core.protocol.Adapter.namespace` gives.
+            xp: The array's namespace: numpy, or what :meth:`Adapter.namespace` gives.
+
+        Returns:
+            The canonical array; a view where the namespace has such.
         """
         for step in self.steps:
             array = STEPS[step[0]](xp, array, step[-1])
         return array
 
     def undo(self, array: Any, xp: Any) -> Any:
-        """Native from canonical."""
+        """Native from canonical.
+
+        Args:
+            array: The canonical array.
+            xp: The array's namespace, as for :meth:`apply`.
+
+        Returns:
+            The native array.
+        """
         return self.inverse.apply(array, xp)
 
     @property
@@ -91,13 +110,14 @@ def concat(xp: Any, arrays: Sequence[Any], axis: int) -> Any:
 
 
 def take(xp: Any, array: Any, order: tuple[int, ...]) -> Any:
-    """``array[order]`` along the first axis, as runs of neighbours: slices are what every framework differentiates.
+    """``array[order]`` along the first axis, as runs of neighbours.
 
     >>> take(np, np.arange(6), (4, 5, 0, 1, 2)).tolist()
     [4, 5, 0, 1, 2]
     """
     if xp is np:
         return array[list(order)]
+    # Slices are what every framework differentiates, a gather by a list is not; and an order is mostly a few blocks.
     starts = [i for i, n in enumerate(order) if not i or n != order[i - 1] + 1]
     runs = [array[order[a] : order[b - 1] + 1] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
     return runs[0] if len(runs) == 1 else concat(xp, runs, 0)
@@ -113,13 +133,20 @@ TRANSPOSED = Layout(("transpose", (1, 0)))
 
 
 def _back(step: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The step that undoes a step; a flip is its own."""
     if step[0] == "reshape":
         return ("reshape", step[2], step[1])
     return step if step[0] == "flip" else (step[0], inverse(step[1]))
 
 
 def join(*layouts: Layout | None) -> Layout | None:
-    """One layout after another, with what undoes itself left out; None where nothing moves.
+    """One layout after another, with what undoes itself left out.
+
+    Args:
+        *layouts: Layouts; None stands for one that moves nothing.
+
+    Returns:
+        Their composition; None where nothing moves, so that a tie and its undoing compare as equal.
 
     >>> join(TRANSPOSED, TRANSPOSED) is None
     True
@@ -129,6 +156,7 @@ def join(*layouts: Layout | None) -> Layout | None:
     present = [layout for layout in layouts if layout is not None]
     if len(present) < 2:
         return present[0] if present else None
+    # A table compares layouts to tell transposed ties from others, so those that do the same must have the same steps.
     steps: list[tuple[Any, ...]] = []
     for step in (step for layout in present for step in layout.steps):
         merged = _merge(steps[-1], step) if steps else step
@@ -154,14 +182,23 @@ def _merge(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[Any, ...] |
 
 
 def _idle(step: tuple[Any, ...]) -> bool:
+    """Whether a step moves nothing."""
     if step[0] == "reshape":
         return bool(step[1] == step[2])
     return not step[1] if step[0] == "flip" else step[1] == tuple(range(len(step[1])))
 
 
-@cache
+@cache  # every leaf of every listing asks, and there are few answers
 def axes(native: str, canonical: str, ndim: int) -> tuple[int, ...] | None:
-    """The permutation with ``canonical_array = native_array.transpose(axes)``; None where none is needed.
+    """The permutation with ``canonical_array = native_array.transpose(axes)``.
+
+    Args:
+        native: The native layout, one letter an axis, ``*`` for any number of spatial ones.
+        canonical: The canonical layout in the same letters.
+        ndim: How many axes the array has; more than letters: layers stacked in front.
+
+    Returns:
+        The axes; None where none moves.
 
     >>> axes("IO", "OI", 2)
     (1, 0)
@@ -182,15 +219,30 @@ def axes(native: str, canonical: str, ndim: int) -> tuple[int, ...] | None:
     return None if order == tuple(range(ndim)) else order
 
 
-@cache
+@cache  # one object for one layout: its inverse is then computed once
 def permutation(native: str, canonical: str, ndim: int) -> Layout | None:
-    """The layout between two texts; None where nothing moves."""
+    """The layout between two texts: :func:`axes` as a :class:`Layout`.
+
+    Args:
+        native: The native layout, such as ``"*IO"``.
+        canonical: The canonical one, such as ``"OI*"``.
+        ndim: How many axes the array has.
+
+    Returns:
+        The layout; None where nothing moves.
+    """
     order = axes(native, canonical, ndim)
     return None if order is None else Layout(("transpose", order))
 
 
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    """The permutation that undoes ``order``.
+    """The permutation that undoes another.
+
+    Args:
+        order: The axes, or indices, in their new order.
+
+    Returns:
+        Those that bring them back.
 
     >>> inverse((3, 2, 0, 1))
     (2, 3, 1, 0)

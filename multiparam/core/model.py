@@ -1,21 +1,20 @@
-"""Model: the five verbs over a host. wrap, build: how models come in."""
+"""Model: the five verbs over a host. How models come in is :mod:`multiparam.core.construction`."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, overload
 
 import numpy as np
 
-from .. import initializers, nn, paths
-from ..errors import InvalidArgument, ShapeError, UnknownShapes, UnsupportedAttribute
-from . import registry, ties
-from .arrays import numpy_dtype, to_numpy
-from .group import Group, store_of
-from .parameter import UNKNOWN_CURE, Parameter, parameter_at, slot_of, write
+from .. import paths
+from ..errors import UnsupportedAttribute
+from . import ties
+from .arrays import to_numpy
+from .group import Group
+from .parameter import Parameter, parameter_at
 from .protocol import Activation, Adapter, Array, Host
 from .store import Store
 from .table import same_architecture
@@ -23,7 +22,11 @@ from .training import Optimizer, Step
 
 
 class Model(Group):
-    """A framework's model behind one face. Made by :func:`wrap` and :func:`build`.
+    """A framework's model behind one face. Made by :func:`multiparam.wrap` and :func:`multiparam.build`.
+
+    Attributes:
+        backend: The framework's name, such as ``"torch"``.
+        adapter: What answers for the framework.
 
     >>> X = np.ones((2, 4), "float32")
     >>> net = mp.build(mp.nn.Sequential(mp.nn.Linear(8), mp.nn.ReLU(), mp.nn.Linear(1)), X, backend="torch")
@@ -39,14 +42,17 @@ class Model(Group):
         super().__init__(Store(host, backend, adapter))
         self.backend = backend
         self.adapter = adapter
-        self._named: dict[str, Parameter] = self._store.named
+        self._named: dict[str, Parameter] = self._store.named  # the same dict: one attribute less on each access
 
     @property
     def native(self) -> Any:
         """The untouched framework model.
 
         Settable to another object of the same architecture, such as a reloaded one: names and known ties stay, see
-        :meth:`check`. Raises InvalidArgument when its parameters have other names or shapes.
+        :meth:`check`.
+
+        Raises:
+            InvalidArgument: The parameters of the new one have other names or shapes.
         """
         return self._store.host.native
 
@@ -55,6 +61,7 @@ class Model(Group):
         store, host = self._store, self.adapter.wrap(native, ())
         same_architecture(store.table, store.read_table(host))
         store.host = host
+        # A copy may have lost ties; those known before stay on record, so that check finds them.
         store.reread(keep_known=True)
 
     @property
@@ -62,7 +69,10 @@ class Model(Group):
         """The plain pytree of a framework that keeps parameters apart from the model, ties expanded.
 
         Settable to one of the same structure, as native code gives it back; copies of a tied array must still be
-        equal. Raises UnsupportedAttribute for one that keeps them inside: take them from ``native`` there.
+        equal.
+
+        Raises:
+            UnsupportedAttribute: The framework keeps them inside: take them from ``native`` there.
         """
         self._require_variables()
         return self._store.host.variables
@@ -80,9 +90,15 @@ class Model(Group):
     # -- running
 
     def __call__(self, *inputs: Any, train: bool | None = None, **kwargs: Any) -> Array:
-        """The forward pass; numpy inputs are converted, the output is the framework's own.
+        """The forward pass.
 
-        Dropout and batch statistics are off, unless ``train=True`` or inside a gradient step.
+        Args:
+            *inputs: numpy arrays, which are converted (floats to the model's dtype), or the framework's own.
+            train: Whether dropout and batch statistics are on; None: off, but for a gradient step.
+            **kwargs: Handed to the framework's model as they are.
+
+        Returns:
+            The framework's own output.
         """
         store = self._store
         mode = store.train if train is None else train
@@ -91,7 +107,12 @@ class Model(Group):
     def activations(self, *inputs: Any) -> list[Activation]:
         """What each layer with parameters takes and gives in a forward pass in evaluation, in order of execution.
 
-        A layer used several times is there as often, under the name of each use.
+        Args:
+            *inputs: As for a call.
+
+        Returns:
+            One :class:`~multiparam.adapter.Activation` a call: ``layer`` (its name), ``inputs`` and ``output``. A layer
+            used several times is there as often, under the name of each use.
 
             >>> net = mp.build(mp.nn.Sequential(mp.nn.Linear(2), mp.nn.ReLU()), np.ones((1, 3)), backend="torch")
             >>> [(call.layer, tuple(call.output.shape)) for call in net.activations(np.ones((4, 3)))]
@@ -102,11 +123,25 @@ class Model(Group):
         return calls
 
     def native_array(self, array: Any) -> Array:
-        """numpy as the framework's array (floats in the model's dtype); anything else untouched."""
+        """numpy as the framework's array.
+
+        Args:
+            array: A numpy array; anything else is left as it is.
+
+        Returns:
+            The framework's array; floats in the model's dtype, other dtypes as they are.
+        """
         return self._store.native_array(array)
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        """Any array, a Parameter or numbers, as numpy."""
+        """Any array as numpy: :func:`multiparam.to_numpy`.
+
+        Args:
+            array: A framework's array, gradient-tracked or not, a Parameter, or plain numbers.
+
+        Returns:
+            The same numbers; they may alias the array's memory.
+        """
         return to_numpy(array)
 
     @property
@@ -121,6 +156,7 @@ class Model(Group):
     @overload
     def __getitem__(self, key: str) -> Parameter: ...
     def __getitem__(self, key: int | str) -> Parameter | Group:
+        # Two look-ups and no call: a loop over names pays this for each access. Other keys take the long way.
         if type(key) is str:
             parameter = self._named.get(key)
             if parameter is not None:
@@ -132,6 +168,7 @@ class Model(Group):
         return super().__getitem__(key)
 
     def _mapping(self, buffers: bool, aliases: bool) -> Mapping[str, Parameter]:
+        # Kept until the table changes: training loops list the parameters at each step.
         store = self._store
         listed: Mapping[str, Parameter] | None = store.listed.get((buffers, aliases))
         if listed is None:
@@ -144,9 +181,13 @@ class Model(Group):
     # -- ties
 
     def ties(self, *, repair: bool = False) -> list[tuple[str, ...]]:
-        """The groups of names that share one storage, in definition order.
+        """The groups of names that share one storage.
 
-        With ``repair``, those that :meth:`check` finds broken are tied again first, to the first of their names.
+        Args:
+            repair: Whether to tie those that :meth:`check` finds broken again first, to the first of their names.
+
+        Returns:
+            The names of each group, in definition order.
         """
         if repair:
             ties.repair(self._store)
@@ -155,12 +196,24 @@ class Model(Group):
     def tie(self, target: str, source: str, *, transpose: bool = False) -> Parameter:
         """Make ``target`` use ``source``'s storage from now on; ``target``'s own values are dropped.
 
-        With ``transpose``, ``target`` is the transpose of ``source``, as a decoder's weight is of its encoder's. It
-        stays a Parameter of its own shape, with the storage and all names in common. Where only the framework's own
-        layouts differ, as Flax' and Keras' of an embedding and an output layer, nothing need be said.
-
         A layer used at several positions has one place for its weight, so tying one of its names ties them all.
-        Raises ParameterNotFound, ShapeError or TieError; the model is then unchanged.
+
+        Args:
+            target: A full name.
+            source: A full name.
+            transpose: Whether ``target`` is the transpose of ``source``, as a decoder's weight is of its encoder's. It
+                stays a Parameter of its own shape, with the storage and all names in common. Where only the
+                framework's own layouts differ, as Flax' and Keras' of an embedding and an output layer, nothing need
+                be said.
+
+        Returns:
+            The Parameter that ``target`` is now.
+
+        Raises:
+            ParameterNotFound: There is no such name.
+            ShapeError: The shapes differ.
+            TieError: One is a buffer, the dtypes differ, or the framework keeps the two in arrays cut differently. The
+                model is unchanged, as after the other errors.
 
             >>> layers = mp.nn.Linear(2, bias=False), mp.nn.Linear(3, bias=False)
             >>> net = mp.build(mp.nn.Sequential(*layers), np.ones((1, 3)), backend="torch")
@@ -171,20 +224,34 @@ class Model(Group):
         return self.parameter(target)
 
     def untie(self, name: str) -> Parameter:
-        """Give ``name`` a storage of its own, with the values it has now. The gradient, of all uses, is dropped.
+        """Give a name a storage of its own, with the values it has now. The gradient, of all uses, is dropped.
 
-        Raises TieError when it is not tied, or when all its names are one layer used at several positions: one
-        layer has one weight.
+        Args:
+            name: A full name.
+
+        Returns:
+            The Parameter that it is now.
+
+        Raises:
+            ParameterNotFound: There is no such name.
+            TieError: It is not tied, or all its names are one layer used at several positions: one layer has one
+                weight.
         """
         ties.untie(self._store, name)
         return self.parameter(name)
 
     def check(self) -> list[tuple[str, ...]]:
-        """Look at the native model again: the known ties it no longer has, each as the names that were one.
+        """Look at the native model again, for ties that it has lost.
 
         Frameworks lose ties without a word: torch's ``load_state_dict(assign=True)`` puts a tensor in each name's
         place, and a reloaded or mapped copy, given as ``net.native = copy``, may hold one for each.
-        ``ties(repair=True)`` mends them. Raises Unsupported when the model's parameters are not those wrapped.
+        ``ties(repair=True)`` mends them.
+
+        Returns:
+            The known ties the model no longer has, each as the names that were one.
+
+        Raises:
+            Unsupported: The model's parameters are not those wrapped.
 
             >>> import torch
             >>> native = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
@@ -197,9 +264,10 @@ class Model(Group):
         return ties.broken(self._store)
 
     def options(self) -> dict[str, dict[str, Any]]:
-        """Layer name -> what its weights do not carry (eps, momentum, ...), in PyTorch's words.
+        """What weights do not carry: eps, momentum, stride, ..., in PyTorch's words.
 
-        Layers of which the adapter tells nothing are left out.
+        Returns:
+            Layer name -> option -> value. Layers of which the adapter tells nothing are left out.
         """
         store, options = self._store, dict[str, dict[str, Any]]()
         for slot in store.table.slots:
@@ -211,10 +279,14 @@ class Model(Group):
     # -- gradients
 
     def value_and_grad(self, objective: Callable[..., Any], *, train: bool = True) -> Step:
-        """A compiled gradient step for ``objective(net, *batch) -> native scalar``.
+        """A compiled gradient step.
 
-        Calling it gives the loss and a mapping of gradients, and leaves them in each ``.grad``. The network runs in
-        training mode unless ``train=False``.
+        Args:
+            objective: ``objective(net, *batch)`` gives a native scalar: one of ``mp.losses``, or a function of yours.
+            train: Whether the network runs in training mode, with dropout and batch statistics.
+
+        Returns:
+            ``step(*batch)``: it gives the loss and a mapping name -> gradient, and leaves these in each ``.grad``.
 
             >>> net = mp.build(mp.nn.Linear(1, bias=False), np.ones((1, 2)), backend="torch")
             >>> _ = net.init(mp.init.constant(1))
@@ -226,96 +298,24 @@ class Model(Group):
         return Step(self._store, partial(objective, self), train)
 
     def optimizer(self, name: str, **options: float | bool) -> Optimizer:
-        """The framework's own ``"sgd"``, ``"momentum"`` or ``"adam"``, with PyTorch's meaning of each option.
+        """The framework's own optimizer, with PyTorch's meaning of each option.
 
-        ``sgd(lr=0.01)``; ``momentum(lr=0.01, momentum=0.9, nesterov=False)``;
-        ``adam(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8)``, eps being added to the root of the corrected second
-        moment (Kingma and Ba, 2015, algorithm 1). Raises InvalidArgument for an unknown name or option.
+        Args:
+            name: ``"sgd"``, ``"momentum"`` or ``"adam"``.
+            **options: For sgd ``lr=0.01``; for momentum ``lr=0.01, momentum=0.9, nesterov=False``; for adam
+                ``lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8``, eps being added to the root of the corrected second
+                moment (Kingma and Ba, 2015, algorithm 1).
+
+        Returns:
+            The optimizer over the trainable parameters; ``step()`` uses each ``.grad``.
+
+        Raises:
+            InvalidArgument: There is no such optimizer, or it has no such option.
+
+            >>> net = mp.build(mp.nn.Linear(1, bias=False), np.ones((1, 1)), backend="torch")
+            >>> _ = net.init(mp.init.constant(1))
+            >>> net.optimizer("sgd", lr=0.5).step({"weight": np.ones((1, 1))})
+            >>> net["weight"].numpy().tolist()
+            [[0.5]]
         """
         return Optimizer(self._store, name, options)
-
-
-def wrap(native: Any, *inputs: Any, variables: Any = None, seed: int | None = None) -> Model:
-    """A framework's model as a :class:`Model`; the framework is recognised by the object's classes.
-
-    ``inputs``, numpy or native, let shapes be inferred that are made in the first forward pass; a linen module takes
-    ``variables=``, or ``seed=`` to make them. Nothing of the model is changed.
-
-    Raises Unrecognised for an object no backend knows, BackendMissing for a backend that does not import,
-    and UnknownShapes for a model whose parameters do not exist yet.
-
-        >>> import torch
-        >>> net = wrap(torch.nn.Sequential(torch.nn.LazyLinear(8), torch.nn.ReLU()), np.ones((2, 4)))
-        >>> net["0.weight"].shape
-        (8, 4)
-    """
-    known = registry.detect(native)
-    adapter = known.load()
-    options = {name: value for name, value in (("variables", variables), ("seed", seed)) if value is not None}
-    _check_options(adapter, known.name, options)
-    net = Model(adapter.wrap(native, tuple(_example(adapter, x) for x in inputs), **options), known.name, adapter)
-    table = store_of(net).table
-    unknown = [name for name, slot in zip(table.names, table.slots, strict=True) if slot.storage.shape is None]
-    if unknown:
-        raise UnknownShapes(
-            f"The shapes of {', '.join(map(repr, unknown[:4]))}{', ...' if len(unknown) > 4 else ''} are not known "
-            f"before the first forward pass. {UNKNOWN_CURE}"
-        )
-    return net
-
-
-def _check_options(adapter: Adapter, backend: str, options: Iterable[str]) -> None:
-    """Raises InvalidArgument for an option that the adapter's wrap does not have."""
-    taken = inspect.signature(adapter.wrap).parameters
-    for name in options:
-        if name not in taken:
-            raise InvalidArgument(f"mp.wrap takes no {name}= for a model of {backend}, which holds its parameters.")
-
-
-def _example(adapter: Adapter, x: Any) -> Any:
-    """An example input as the framework's array; numpy's default float64 as float32, which models start in."""
-    if not isinstance(x, np.ndarray):
-        return x
-    return adapter.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x)
-
-
-def build(spec: Any, *inputs: Any, backend: str | None = None, seed: int = 0, dtype: str = "float32") -> Model:
-    """The architecture ``spec`` (of ``mp.nn``) as native layers of the selected backend.
-
-    ``inputs`` is one example batch, or anything with its ``shape``; input sizes are inferred from it. Parameters start
-    as PyTorch's layers do, drawn from ``seed``: the same bits in every backend. The function computed is the same
-    too: eps, momentum, padding, flatten order and data order are PyTorch's.
-
-    Raises ShapeError naming the layer that does not fit, BackendUnknown or BackendMissing.
-
-        >>> net = build(mp.nn.Conv(8, 3), np.ones((1, 3, 9, 9)), backend="torch", seed=1)
-        >>> net["weight"].shape, type(net.native).__name__
-        ((8, 3, 3, 3), 'Conv2d')
-    """
-    if len(inputs) != 1:
-        raise InvalidArgument(f"mp.build needs one example input, since an architecture has one; it gets {len(inputs)}")
-    shape = tuple(int(n) for n in inputs[0].shape)
-    if not shape:
-        raise ShapeError("The example input needs a batch axis; it is a scalar")
-    if dtype not in FLOATS:
-        raise InvalidArgument(f"No network of dtype {dtype!r}. {paths.did_you_mean(str(dtype), FLOATS)}")
-    name = registry.selected(backend)
-    kind = "int64" if "int" in str(inputs[0].dtype) else dtype
-    architecture = nn.infer_shapes(spec, shape[1:], kind)
-    adapter = registry.info(name).load()
-    net = Model(adapter.build(architecture, dtype), name, adapter)
-    _start(net, seed)
-    return net
-
-
-FLOATS = ("float32", "float64", "float16", "bfloat16")
-
-
-def _start(net: Model, seed: int) -> None:
-    """Fill a new network, buffers too, as PyTorch's layers start, from the seed."""
-    weights = {slot_of(p).path[:-1]: p.shape for p in net if slot_of(p).path[-1] == "weight"}
-    for p in [*net.parameters().values(), *net.buffers().values()]:
-        path = slot_of(p).path
-        weight = weights.get(path[:-1], p.shape)
-        value = initializers.draw(initializers.default(p.kind, path[-1], weight), p.shape, seed=seed, name=p.name)
-        write(p, value.astype(numpy_dtype(p.dtype), copy=False))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import DtypeError, PositionError, ShapeError, UnknownShapes
 from .arrays import castable, contiguous, numpy_dtype, overflows, to_numpy
-from .protocol import Slot, Storage
+from .slots import Slot, Storage
 from .store import Store
 
 UNKNOWN_CURE = "Pass example inputs, mp.wrap(net, X), or run the model once before wrapping it."
@@ -31,7 +31,10 @@ class Parameter:
 
     def __init__(self, store: Store, index: int) -> None:
         self._store = store
-        self._index = index  # of a slot: it stays the same when slots change storages
+        # The index of a slot, not the slot and not its storage: the model is the truth and the table a cache that is
+        # read again after a tie or a change from outside. The place in it stays, so a Parameter that a user holds shows
+        # what is there now.
+        self._index = index
 
     @property
     def _slot(self) -> Slot:
@@ -69,7 +72,11 @@ class Parameter:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The canonical shape. Raises UnknownShapes where the framework does not know it yet."""
+        """The canonical shape.
+
+        Raises:
+            UnknownShapes: The framework does not know it before the first forward pass.
+        """
         shape = self._storage.shape
         if shape is None:
             raise UnknownShapes(f"The shape of {self.name!r} is not known yet. {UNKNOWN_CURE}")
@@ -101,11 +108,16 @@ class Parameter:
         A snapshot: writing to it does not write to the model, and training does not change it. Inside an
         objective it is the tracked array itself, so a penalty on it has a gradient.
         """
+        # Reading may give the model's own memory, which the next step overwrites; detaching copies.
         array = self._canonical(self._storage.read())
         return array if self._store.tracing else self._store.adapter.detach(array)
 
     def numpy(self) -> np.ndarray:
-        """The values as an independent, writable numpy array in canonical layout."""
+        """The values as numpy.
+
+        Returns:
+            An independent, writable numpy array in canonical layout.
+        """
         return contiguous(peek(self))
 
     @property
@@ -114,7 +126,7 @@ class Parameter:
 
         For tied parameters it is the sum over all uses. It may alias the framework's own gradient.
         """
-        if not self.trainable:
+        if not self.trainable:  # one from before the freeze would pass for the last backward's
             return None
         grad = self._storage.grad()
         return None if grad is None else self._canonical(grad)
@@ -124,16 +136,25 @@ class Parameter:
         return array if layout is None else layout.apply(array, self._store.adapter.namespace(array))
 
     def assign(self, array: Any, *, cast: bool = False) -> Parameter:
-        """Replace all values by an array of exactly this shape and dtype; plain Python numbers fit any dtype.
+        """Replace all values.
 
-        ``cast=True`` converts the dtype. Raises ShapeError or DtypeError; the parameter is then unchanged.
+        Args:
+            array: Any framework's array of exactly this shape and dtype; plain Python numbers fit any dtype.
+            cast: Whether to convert the dtype, where no fraction and no imaginary part is lost.
+
+        Returns:
+            The parameter itself.
+
+        Raises:
+            ShapeError: The shape is another one; the parameter is then unchanged.
+            DtypeError: The dtype is another one, or cannot be converted; likewise.
         """
         value = self._checked(array, cast)
         write(self, value)
         return self
 
     def _checked(self, array: Any, cast: bool) -> np.ndarray:
-        plain = isinstance(array, (int, float, list, tuple))
+        plain = isinstance(array, (int, float, list, tuple))  # these have no dtype that somebody chose
         value = to_numpy(array)
         if value.shape != self.shape:
             hint = ""
@@ -148,14 +169,24 @@ class Parameter:
         return cast_to(self, value)
 
     def __getitem__(self, key: Any) -> Any:
-        """Some of the values as numpy, independent of the model; inside an objective, of the tracked array."""
+        """Some of the values.
+
+        Args:
+            key: An index by numpy's rules.
+
+        Returns:
+            numpy, independent of the model; inside an objective, a part of the tracked array, in the framework's own.
+        """
         return self.value[key] if self._store.tracing else self.numpy()[key]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Write to some elements, by numpy's rules of indexing, broadcasting and same-kind casting."""
+        """Write to some elements, by numpy's rules of indexing, broadcasting and same-kind casting.
+
+        The whole array is written, since not every framework can write a part; an error leaves it as it was.
+        """
         new = self.numpy()
         source = cast_to(self, to_numpy(value))
-        try:
+        try:  # on a copy, so that an error leaves the parameter as it was
             new[key] = source
         except ValueError as error:
             raise ShapeError(f"{self.name!r}[{key!r}]: {error}") from None
@@ -197,8 +228,12 @@ class Parameter:
 
 
 def parameter_at(store: Store, index: int) -> Parameter:
-    """The Parameter of a slot, by the slot's index: the same object for all that show one storage in one layout."""
+    """The Parameter of a slot, by the slot's index: the same object for all that show one storage in one layout.
+
+    So ``net["head.weight"] is net["embed.weight"]`` says that two are tied, as it does in the frameworks.
+    """
     index = store.table.view(index)
+    # Kept for the store's life: ``is`` then tells whether two names are tied, and users' references stay good.
     parameter: Parameter | None = store.views.get(index)
     if parameter is None:
         parameter = store.views[index] = Parameter(store, index)

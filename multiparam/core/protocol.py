@@ -11,120 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UnsupportedAttribute
-from .layouts import Layout, join
+from .layouts import Layout
+from .slots import Activation, Array, Piece, Slot, Storage
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..nn import Architecture
+    from .architecture import Architecture
 
-Array = Any  # a framework's own array
-
-
-class Storage(Protocol):
-    """One array the framework keeps, in its native layout. Compared by identity: one object per array."""
-
-    trainable: bool
-    """Whether gradient steps change it; settable."""
-
-    @property
-    def native(self) -> Any:
-        """The untouched framework object: a Parameter, a Variable, an array."""
-
-    @property
-    def shape(self) -> tuple[int, ...] | None:
-        """The native shape; None while it is not known."""
-
-    @property
-    def dtype(self) -> str:
-        """numpy's name of the dtype, such as ``"float32"``."""
-
-    def read(self) -> Array:
-        """The live array; it may alias the model's memory, and is tracked inside an objective."""
-
-    def write(self, value: np.ndarray) -> None:
-        """Replace all values. The core has checked shape and dtype; the storage keeps no alias of ``value``."""
-
-    def grad(self) -> Array | None:
-        """What the last backward left, or None before the first one."""
-
-
-class Piece(NamedTuple):
-    """What a slot is of a parameter that several native arrays make up: see :mod:`multiparam.core.composite`.
-
-    Attributes:
-        part: The place among the arrays below one another; None where the slot is not one of several.
-        unpacked: The leaf's name where the parts do not have one shape, and each is a parameter by itself.
-        row: The row of the native array that the slot is; None for the whole of it.
-        options_layer: The layer whose options matter: a gate's cell.
-    """
-
-    part: int | None = None
-    unpacked: str = ""
-    row: int | None = None
-    options_layer: Any = None
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """A place in a model that uses a storage, as the adapter states it. Not changed once it is made: see ``replace``.
-
-    Attributes:
-        path: Segments of the name; the last is the canonical leaf.
-        positions: For each segment before the leaf, its place among all children of its parent, those without
-            parameters included.
-        kind: The kind of layer, such as ``"linear"``; the class name of an unknown layer.
-        storage: The array that is used here.
-        layout: How the array used here shows in canonical form; None: as it is.
-        owner: Where the framework keeps it. Slots of the same owner and leaf are one place seen twice, as when one
-            layer object is used at two positions.
-        leaf: The native name of it there.
-        buffer: Whether it is state that is not trained.
-        view: What a transposed tie does: the place uses the storage's array in this layout.
-        piece: What it is of a parameter made of several arrays.
-    """
-
-    path: tuple[str, ...]
-    positions: tuple[int, ...]
-    kind: str
-    storage: Storage
-    layout: Layout | None = None
-    owner: Any = None
-    leaf: str = ""
-    buffer: bool = False
-    view: Layout | None = None
-    piece: Piece | None = None
-
-    @property
-    def canonical(self) -> Layout | None:
-        """How the storage's array shows in canonical form from here."""
-        return self.layout if self.view is None else join(self.view, self.layout)
-
-    @property
-    def options_layer(self) -> Any:
-        """The layer whose options the weights do not carry."""
-        return self.owner if self.piece is None else self.piece.options_layer
-
-    @property
-    def parts(self) -> tuple[Slot, ...]:
-        """The slots of the native arrays behind it: itself, unless it is packed."""
-        return (self,)
-
-    def replace(self, **changes: Any) -> Slot:
-        """A copy with some fields changed."""
-        return replace(self, **changes)
-
-
-class Activation(NamedTuple):
-    """One call of a layer: its name, what it was given by position, and what it gave."""
-
-    layer: str
-    inputs: tuple[Any, ...]
-    output: Any
+__all__ = ["Activation", "Adapter", "Array", "Host", "NativeOptimizer", "Piece", "Run", "Slot", "Storage"]
 
 
 class NativeOptimizer(Protocol):
@@ -133,10 +31,17 @@ class NativeOptimizer(Protocol):
     lr: float
 
     def apply(self, storages: Sequence[Storage], grads: Sequence[Array]) -> None:
-        """One update of ``storages`` (some or all of those it was made for) by native-layout gradients."""
+        """One update by gradients.
+
+        Args:
+            storages: Some or all of those it was made for.
+            grads: A gradient each, in native layout.
+        """
 
 
-Run = Callable[..., Any]  # run(host, *batch) -> a native scalar
+# run(host, *batch) -> a native scalar. It takes the host, since a functional framework must trace through a copy that
+# holds its tracers, while the model of the user stays as it is.
+Run = Callable[..., Any]
 
 
 class Host(Protocol):
@@ -146,36 +51,77 @@ class Host(Protocol):
     """The model as the user knows it."""
 
     def slots(self) -> list[Slot]:
-        """Every use of every parameter and buffer, in definition order. The same storage object each time."""
+        """Every use of every parameter and buffer.
+
+        Returns:
+            The slots in definition order; those of one native array with the same storage object each time.
+        """
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
-        """The forward pass, with dropout and batch statistics on when ``train``."""
+        """The forward pass.
+
+        Args:
+            inputs: By position: the framework's arrays, or what users gave.
+            kwargs: By keyword, as users gave them.
+            train: Whether dropout and batch statistics are on.
+
+        Returns:
+            The framework's output.
+        """
 
     def bind(self, slots: Sequence[Slot], storage: Storage, view: Layout | None = None) -> None:
-        """Make these slots, which share owner and leaf, use ``storage``; no compiled function may stay stale.
+        """Make a place use a storage; no compiled function may stay stale.
 
-        With ``view`` the place computes with that layout of the array, differentiably.
+        Args:
+            slots: Those of the place: they share owner and leaf.
+            storage: What it uses from now on.
+            view: The layout of the array that the place computes with, differentiably; None: the array as it is.
         """
 
     def copy(self, storage: Storage, view: Layout | None = None) -> Storage:
-        """A new, independent storage with the same flags and the same values, or their layout ``view``."""
+        """A new, independent storage with the same flags and values.
+
+        Args:
+            storage: The one to copy.
+            view: The layout of it to copy; None: as it is.
+
+        Returns:
+            One that no slot uses yet.
+        """
 
     def gradient(self, run: Run, storages: Sequence[Storage], train: bool) -> Callable[..., tuple[Array, list[Array]]]:
-        """A compiled ``step(*batch) -> (loss, gradients)`` for ``run(host, *batch)``.
+        """A compiled gradient step.
 
-        The gradients, one per storage in native layout, zeros where the loss does not depend on it, are
-        fresh arrays, and are what :meth:`Storage.grad` answers afterwards. A functional framework may hand
-        ``run`` another host that holds traced values.
+        Args:
+            run: ``run(host, *batch)`` gives a native scalar. A functional framework may hand it another host that holds
+                traced values.
+            storages: What to differentiate by.
+            train: Whether forward passes are in training mode.
+
+        Returns:
+            ``step(*batch)`` gives the loss and the gradients: one per storage in native layout, fresh arrays, zeros
+            where the loss does not depend on it. They are what :meth:`Storage.grad` answers afterwards.
         """
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Storage]) -> NativeOptimizer:
-        """The framework's ``sgd``, ``momentum`` or ``adam``, with PyTorch's meaning of each option."""
+        """One of the framework's own optimizers.
+
+        Args:
+            name: ``"sgd"``, ``"momentum"`` or ``"adam"``.
+            options: All options of it, with PyTorch's meaning: see :meth:`multiparam.Model.optimizer`.
+            storages: What it may update.
+
+        Returns:
+            The optimizer, its moments at zero.
+        """
 
     @property
     def data_order(self) -> str:
         """Where images have their channels inside the model, when it flattens them: ``"first"`` or ``"last"``."""
         return "first"
 
+    # A body that raises, not a bare declaration: only a functional framework has such a tree, and the core tells by
+    # whether the class overrides it.
     @property
     def variables(self) -> Any:
         """The plain pytree of a framework that keeps parameters apart from the model, ties expanded; settable there."""
@@ -186,22 +132,45 @@ class Host(Protocol):
         raise UnsupportedAttribute("The parameters are kept in the model itself: use net.native.")
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
-        """A forward pass in evaluation, and its output. ``on_call`` is given what each layer that holds parameters
-        takes and gives, in order of execution, as soon as it has run: later layers may write into the same memory."""
+        """A forward pass in evaluation, watched. The default watches nothing.
+
+        Args:
+            inputs: By position, the framework's arrays.
+            on_call: Gets what each layer that holds parameters takes and gives, in order of execution, as soon as it
+                has run: later layers may write into the same memory.
+
+        Returns:
+            The framework's output.
+        """
         return self.call(inputs, {}, False)
 
     def in_float64(self) -> AbstractContextManager[None] | None:
-        """A context in which a float32 model computes in float64 with the same numbers; None where it cannot."""
+        """A context in which a float32 model computes in float64 with the same numbers.
+
+        Returns:
+            The context; None where the framework has no such thing, as by default.
+        """
         return None
 
     def set_trainable(self, storages: Sequence[Storage], flag: bool) -> None:
-        """Freeze or unfreeze storages together; override to refuse what the framework cannot do, before any change."""
+        """Freeze or unfreeze storages together. Override it to refuse, before any change, what the framework cannot do.
+
+        Args:
+            storages: Which.
+            flag: Whether gradient steps change them.
+        """
         for storage in storages:
             storage.trainable = flag
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
-        """What weights do not carry: the options of the layer that holds a slot, in PyTorch's words (eps, momentum,
-        ...), as JSON can write them."""
+        """What weights do not carry.
+
+        Args:
+            slot: A slot; :attr:`Slot.options_layer` is the layer whose options matter.
+
+        Returns:
+            Option in PyTorch's words (eps, momentum, ...) -> value, as JSON can write it; empty by default.
+        """
         return {}
 
 
@@ -212,35 +181,101 @@ class Adapter(Protocol):
     """What the framework cannot do: name -> reason. The tests turn these into strict xfails."""
 
     def wrap(self, native: Any, inputs: tuple[Any, ...]) -> Host:
-        """A host for a user's model; ``inputs``, the framework's arrays, let lazily made shapes be inferred.
+        """A host for a user's model.
 
         Options that :func:`multiparam.wrap` takes (``variables``, ``seed``) are handed on, by name, to an adapter
         that has them as parameters of this method.
+
+        Args:
+            native: The model.
+            inputs: The framework's arrays, to infer lazily made shapes from; empty where users give none.
+
+        Returns:
+            The host. The model stays as it is.
         """
 
     def build(self, architecture: Architecture, dtype: str) -> Host:
-        """Real native layers for an architecture whose shapes are known."""
+        """Real native layers for an architecture. The core fills them with numbers.
+
+        Args:
+            architecture: What to build, its shapes known: :meth:`Architecture.assemble` makes shared layers once.
+            dtype: That of the parameters.
+
+        Returns:
+            The host of the new model.
+        """
 
     def to_numpy(self, array: Array) -> np.ndarray:
-        """Any array of the framework, tracked or not, as numpy; it may alias."""
+        """The framework's array as numpy.
+
+        Args:
+            array: Tracked or not.
+
+        Returns:
+            The same numbers; they may alias.
+        """
 
     def from_numpy(self, array: np.ndarray) -> Array:
-        """The framework's array with the same dtype and its own memory."""
+        """numpy as the framework's array.
+
+        Args:
+            array: Of any dtype that the framework has.
+
+        Returns:
+            An array of the same dtype, with its own memory.
+        """
 
     def detach(self, array: Array) -> Array:
-        """The same values as an independent, untracked array."""
+        """A snapshot of an array.
+
+        Args:
+            array: Tracked or not.
+
+        Returns:
+            The same values as an independent, untracked array.
+        """
 
     def mse(self, prediction: Array, target: Array) -> Array:
-        """Mean of squared differences over all elements."""
+        """Mean squared error, differentiable (``torch.nn.MSELoss``).
+
+        Args:
+            prediction: A native array of any shape.
+            target: One of the same shape.
+
+        Returns:
+            A native scalar: the mean of squared differences over all elements.
+        """
 
     def cross_entropy(self, logits: Array, labels: Array) -> Array:
-        """Mean over the batch of ``-log softmax(logits)[label]``; logits (N, C), integer labels (N,)."""
+        """Cross-entropy, differentiable (``torch.nn.CrossEntropyLoss``).
+
+        Args:
+            logits: (N, C), before the softmax.
+            labels: (N,) integers below C.
+
+        Returns:
+            A native scalar: the mean over the batch of ``-log softmax(logits)[label]``.
+        """
 
     def namespace(self, array: Array) -> Any:
-        """What has ``permute_dims``, ``reshape``, ``flip`` and ``concat`` for an array, differentiably, by the array
-        API standard; numpy's older names do as well. The default: what the array itself names."""
-        return array.__array_namespace__()
+        """The array operations, by the array API standard.
+
+        Args:
+            array: A native array.
+
+        Returns:
+            What has ``permute_dims``, ``reshape``, ``flip`` and ``concat`` for it, differentiably; numpy's older names
+            do as well. The default: what the array itself names.
+        """
+        return array.__array_namespace__()  # of the array API standard; numpy's have it from 2.0 on
 
     def initializer(self, function: Any) -> Callable[[Storage, int], None] | None:
-        """For one of the framework's own initialisers: ``fill(storage, seed)``. Otherwise None."""
+        """A filler, for one of the framework's own initialisers.
+
+        Args:
+            function: What a user gave to :meth:`multiparam.Group.init`.
+
+        Returns:
+            ``fill(storage, seed)``; None where it is none of the framework's, as by default.
+        """
         return None

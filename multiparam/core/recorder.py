@@ -36,6 +36,14 @@ def statistics(array: np.ndarray) -> dict[str, float]:
 class Recorder:
     """Statistics of each parameter and gradient, step by step. Each storage counts once, whatever its names.
 
+    Args:
+        net: The model.
+        *selectors: Which of its parameters, as for :meth:`Group.select`; none at all: all of them.
+        kind: Those of one kind of layer only.
+
+    Attributes:
+        losses: The loss of each step; NaN where none was recorded.
+
     >>> net = mp.build(mp.nn.Linear(1), np.ones((1, 2)), backend="torch")
     >>> step, opt = net.value_and_grad(mp.losses.mse), net.optimizer("sgd", lr=0.1)
     >>> watch = mp.Recorder(net, "*weight")
@@ -55,9 +63,14 @@ class Recorder:
         self._count = 0
 
     def record(self, loss: Any = None) -> None:
-        """Add one step. A parameter without a gradient gets NaN in its gradient's columns."""
+        """Add one step. A parameter without a gradient gets NaN in its gradient's columns.
+
+        Args:
+            loss: The step's loss, a number or any framework's scalar; None: not known.
+        """
         self.losses.append(float("nan") if loss is None else float(to_numpy(loss).item()))
         for p in self._group:
+            # One that is tied, or untied, later gets NaN for the steps before: all columns stay of one length.
             empty = {part: {name: [float("nan")] * self._count for name in STATISTICS} for part in ("value", "grad")}
             history = self._history.setdefault(p.name, empty)
             grad = p.grad
@@ -68,7 +81,14 @@ class Recorder:
         self._count += 1
 
     def __getitem__(self, name: str) -> dict[str, dict[str, list[float]]]:
-        """``{"value": {"mean": [...], ...}, "grad": {...}}`` of a parameter, by any of its names."""
+        """The statistics of a parameter over the steps.
+
+        Args:
+            name: Any of its names.
+
+        Returns:
+            ``{"value": {"mean": [...], ...}, "grad": {...}}``: mean, std, min, max and (Euclidean) norm, in float64.
+        """
         return self._history[self._net[name].name]
 
     def __len__(self) -> int:
@@ -78,5 +98,13 @@ class Recorder:
         return iter(self._history)
 
     def table(self, part: str = "grad", statistic: str = "norm") -> dict[str, list[float]]:
-        """name -> one statistic over the steps, ready for a plot or a data frame."""
+        """One statistic of every parameter, ready for a plot or a data frame.
+
+        Args:
+            part: ``"grad"`` or ``"value"``.
+            statistic: ``"mean"``, ``"std"``, ``"min"``, ``"max"`` or ``"norm"``.
+
+        Returns:
+            Name -> the statistic's values, one a step.
+        """
         return {name: list(history[part][statistic]) for name, history in self._history.items()}

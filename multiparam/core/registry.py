@@ -30,17 +30,25 @@ VARIABLE = "MULTIPARAM_BACKEND"
 class BackendInfo:
     """What an adapter package says of itself without importing its framework.
 
-    ``recognises``: root modules whose classes are this backend's models, such as ``("flax",)``.
-    ``arrays``: root modules whose classes are its arrays, such as ``("jax", "jaxlib")``.
-    ``requires``: importable modules it cannot do without; the first one's distribution gives the version.
-    ``adapter``: ``"package.module:Class"`` of its :class:`~multiparam.core.protocol.Adapter`.
-    ``install``: the pip line to show when something is missing.
-    ``reads``: suffix of a weight file -> ``"package.module:function"`` that reads one, path -> (name -> array). Such a
-    function should import the framework only where the format needs it.
-    ``writes``: suffix -> ``"package.module:function"`` that writes such a file: (source, path), where the source is a
-    :class:`~multiparam.core.protocol.Host` of a model, to be written in the framework's own names and layouts, or
-    name -> array.
-    ``models_only``: those of ``writes`` that cannot hold arrays without a model; their function only gets a host.
+    Args:
+        name: The framework's name, as users select it.
+        recognises: Root modules whose classes are this backend's models, such as ``("flax",)``.
+        arrays: Root modules whose classes are its arrays, such as ``("jax", "jaxlib")``.
+        requires: Importable modules it cannot do without; the first one's distribution gives the version.
+        adapter: ``"package.module:Class"`` of its :class:`~multiparam.adapter.Adapter`.
+        install: The pip line to show when something is missing.
+        reads: Suffix of a weight file -> ``"package.module:function"`` that reads one, path -> (name -> array). Such a
+            function should import the framework only where the format needs it.
+        writes: Suffix -> ``"package.module:function"`` that writes such a file: (source, path), where the source is a
+            :class:`~multiparam.adapter.Host` of a model, to be written in the framework's own names and layouts, or
+            name -> array.
+        models_only: Those of ``writes`` that cannot hold arrays without a model; their function only gets a host.
+
+    >>> import multiparam.adapter as mpa
+    >>> modules = {"recognises": ("mylib",), "arrays": ("mylib",), "requires": ("mylib",)}
+    >>> info = mpa.BackendInfo("mylib", adapter="mylib_adapter:MyAdapter", install="pip install mylib", **modules)
+    >>> info.missing(), info.version()
+    (['mylib'], None)
     """
 
     def __init__(
@@ -69,15 +77,24 @@ class BackendInfo:
         self._backend: Adapter | None = None
 
     def missing(self) -> list[str]:
-        """The required modules that cannot be found; nothing is imported."""
+        """The required modules that cannot be found; nothing is imported.
+
+        Returns:
+            Their names; that of the backend where its registration is broken.
+        """
         from importlib.util import find_spec
 
         if self.broken is not None:
             return [self.name]
+        # sys.modules first: find_spec raises for a module that was put there without a spec.
         return [module for module in self.requires if module not in sys.modules and find_spec(module) is None]
 
     def version(self) -> str | None:
-        """The installed version of the framework, or None."""
+        """The installed version of the framework.
+
+        Returns:
+            Its distribution's version, ``"unknown version"`` where it has none; None where something is missing.
+        """
         if self.missing():
             return None
         from importlib.metadata import PackageNotFoundError, version
@@ -88,7 +105,11 @@ class BackendInfo:
             return "unknown version"
 
     def require(self) -> None:
-        """Raise :class:`BackendMissing` where the backend cannot be loaded for want of something; imports nothing."""
+        """See that nothing is missing; imports nothing.
+
+        Raises:
+            BackendMissing: Something is, or the registration is broken; the pip line is named.
+        """
         if self.broken is not None:
             raise BackendMissing(f"Backend {self.name!r} does not register: {self.broken!r}") from self.broken
         missing = self.missing()
@@ -98,7 +119,14 @@ class BackendInfo:
             )
 
     def load(self) -> Adapter:
-        """The backend itself; its framework is imported here. Raises :class:`BackendMissing`."""
+        """The adapter; its framework is imported here, the first time.
+
+        Returns:
+            The same adapter each time.
+
+        Raises:
+            BackendMissing: Something is missing, or does not import.
+        """
         if self._backend is None:
             self.require()
             from importlib import import_module
@@ -113,12 +141,31 @@ class BackendInfo:
         return self._backend
 
     def read(self, path: Path) -> Mapping[str, Array]:
-        """The arrays of a weight file of one of the suffixes in ``reads``. Raises :class:`BackendMissing`."""
+        """The arrays of a weight file.
+
+        Args:
+            path: The file, of one of the suffixes in ``reads``.
+
+        Returns:
+            Name -> array, in the file's own names and layouts.
+
+        Raises:
+            BackendMissing: The reader, or a framework that it needs, does not import.
+        """
         arrays: Mapping[str, Array] = self._function(self.reads[path.suffix], f"reads {path.suffix} files")(path)
         return arrays
 
     def write(self, source: Host | Mapping[str, Array], path: Path, suffix: str) -> None:
-        """Write a weight file of one of the suffixes in ``writes``. Raises :class:`BackendMissing`."""
+        """Write a weight file.
+
+        Args:
+            source: A model's host, to be written in the framework's own names and layouts, or name -> array.
+            path: Where to.
+            suffix: One of ``writes``; the path need not end so.
+
+        Raises:
+            BackendMissing: The writer, or a framework that it needs, does not import.
+        """
         self._function(self.writes[suffix], f"writes {suffix} files")(source, path)
 
     def _function(self, where: str, what: str) -> Callable[..., Any]:
@@ -128,7 +175,7 @@ class BackendInfo:
         try:
             function: Callable[..., Any] = getattr(import_module(module), attribute)
         except ImportError as error:
-            self.require()
+            self.require()  # where a whole framework is missing, the pip line says more than this error
             raise BackendMissing(f"{module!r}, which {what}, does not import: {error}") from error
         return function
 
@@ -151,7 +198,7 @@ class Status(str):
         return self.installed
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # entry points are read from the files of every installed distribution
 def registered() -> Mapping[str, BackendInfo]:
     """Every registered backend by name. Two of one name are an error, since nobody could say which is meant."""
     from importlib.metadata import entry_points
@@ -160,7 +207,7 @@ def registered() -> Mapping[str, BackendInfo]:
     origin: dict[str, str] = {}
     for point in entry_points(group=GROUP):
         if point.name in infos:
-            if origin[point.name] == point.value:  # one distribution seen twice on sys.path
+            if origin[point.name] == point.value:  # one distribution twice on sys.path
                 continue
             raise BackendUnknown(
                 f"Two packages register a backend named {point.name!r}: {origin[point.name]} and {point.value}. "
@@ -174,12 +221,16 @@ def registered() -> Mapping[str, BackendInfo]:
             )
             infos[point.name].broken = error
         origin[point.name] = point.value
+    # Ours first, so that a third party's reader of a common suffix does not come before the framework's own.
     order = sorted(infos, key=lambda name: (not infos[name].adapter.startswith("multiparam_"), list(infos).index(name)))
     return {name: infos[name] for name in order}
 
 
 def backends() -> dict[str, Status]:
-    """Every known backend: its version where installed, else the pip line that would install it.
+    """Every known backend, ours and third parties'. Nothing is imported.
+
+    Returns:
+        Name -> its version where installed, else the pip line that would install it; true where it is installed.
 
     >>> "torch" in backends()
     True
@@ -195,6 +246,7 @@ def info(name: str) -> BackendInfo:
     return known[name]
 
 
+# Two of them: what a process selects holds in every thread, while a context variable does not leave its task.
 _default: str | None = None
 _local: ContextVar[str | None] = ContextVar("multiparam_backend", default=None)
 
@@ -202,8 +254,14 @@ _local: ContextVar[str | None] = ContextVar("multiparam_backend", default=None)
 class use:
     """Select a backend for :func:`multiparam.build`: for the process, or for a ``with`` block.
 
-    Raises :class:`BackendUnknown` for an unknown name and :class:`BackendMissing` for one not installed; the
-    selection is then what it was.
+    A block selects for its own thread and task only, and the process' selection is what it was.
+
+    Args:
+        name: One of :func:`multiparam.backends`.
+
+    Raises:
+        BackendUnknown: There is no such backend; the selection stays what it was.
+        BackendMissing: It is not installed; likewise.
 
     >>> with use("torch"):
     ...     selected()

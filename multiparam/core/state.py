@@ -45,11 +45,28 @@ class Source(Mapping[str, np.ndarray]):
     """Whether the format is a framework's own and holds arrays in that one's layouts."""
 
     def spec(self, name: str) -> ArraySpec:
-        """Shape and dtype of an array. Raises KeyError for an unknown name."""
+        """Shape and dtype of an array, without reading it where the format allows.
+
+        Args:
+            name: One of the names.
+
+        Returns:
+            Its shape, and numpy's name of its dtype.
+
+        Raises:
+            KeyError: There is no such array.
+        """
         return spec(self[name])
 
     def verify(self, name: str) -> None:
-        """Raise FileError where an array cannot be read, or is not as it was written."""
+        """See that an array can be read, and is as it was written.
+
+        Args:
+            name: One of the names.
+
+        Raises:
+            FileError: It is not.
+        """
         self[name]
 
     def close(self) -> None:
@@ -92,34 +109,37 @@ def load_state(
     Values are held one at a time, so a file larger than the memory left loads. Nothing is kept to undo with: instead
     all of the state is read through before the first write, unless ``verify=False``. ``ready`` is called between.
     """
-    given: dict[tuple[str, ...], list[str]] = {p.names: [] for p in known.values()}
+    # Each parameter by all its names: a transposed alias is another Parameter, but to be written once only.
+    chosen: dict[tuple[str, ...], list[str]] = {p.names: [] for p in known.values()}
     firsts: dict[tuple[str, ...], str] = {}
     for name, p in known.items():
         firsts.setdefault(p.names, name)
     for name in state:
         if name in known:
-            given[known[name].names].append(name)
-    missing = tuple(firsts[key] for key, names in given.items() if not names and not _bookkeeping(firsts[key]))
+            chosen[known[name].names].append(name)
+    missing = tuple(firsts[key] for key, names in chosen.items() if not names and not _bookkeeping(firsts[key]))
     unexpected = tuple(name for name in state if name not in known and not _bookkeeping(name))
-    specs = {name: _spec(state, name) for names in given.values() for name in names}
+    specs = {name: _spec(state, name) for names in chosen.values() for name in names}
     misfits = {name: text for name, each in specs.items() if (text := _misfit(known[name], name, each, cast))}
     conflicts = [
         text
-        for names in given.values()
+        for names in chosen.values()
         if len(names) > 1 and not misfits.keys() & set(names)
         for text in _conflicts(state, names, known)
     ]
     report = _report(known, missing if strict else (), unexpected if strict else (), misfits, conflicts)
+    # Reads whole arrays, so only where all else fits.
     if not report and cast:
         report = _listed("misfits", [text for name in specs if (text := _overflow(state, name, specs, known[name]))])
     if report:
         raise StateError("\n".join(["The state does not fit the model, which is unchanged.", *report]))
+    # A file can fail at its last byte, when half of the model is written; arrays in memory cannot.
     if verify and isinstance(state, Source):
         for name in specs:
             state.verify(name)
     if ready is not None:
         ready()
-    _write(state, [names[0] for names in given.values() if names], known, cast)
+    _write(state, [names[0] for names in chosen.values() if names], known, cast)
     return Loaded(missing, unexpected)
 
 
@@ -161,13 +181,13 @@ def _misfit(p: Parameter, name: str, spec: ArraySpec, cast: bool) -> str:
 
 def _conflicts(state: Mapping[str, Any], names: list[str], known: Mapping[str, Parameter]) -> list[str]:
     """Names of one parameter that come with different values."""
-    first, *others = names
+    first, *aliases = names
     value = _value(state, first)
     conflicts = []
-    for name in others:
-        other = _value(state, name)
-        other = other if known[name] is known[first] else other.T
-        if not same(value, other):
+    for name in aliases:
+        again = _value(state, name)
+        again = again if known[name] is known[first] else again.T  # two Parameters of one storage: a transposed tie
+        if not same(value, again):
             conflicts.append(f"{first!r} and {name!r} are one parameter; the state has different values for them")
     return conflicts
 
@@ -186,7 +206,7 @@ def _overflow(state: Mapping[str, Any], name: str, specs: Mapping[str, ArraySpec
 def options_equal(a: Any, b: Any) -> bool:
     """Whether two options of layers are the same; numbers to float32's rounding, in which some frameworks keep them.
 
-    >>> alike((1, 1), [1, 1]), alike(1e-5, float(np.float32(1e-5))), alike(1e-5, 1e-6)
+    >>> options_equal((1, 1), [1, 1]), options_equal(1e-5, float(np.float32(1e-5))), options_equal(1e-5, 1e-6)
     (True, True, False)
     """
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
@@ -207,6 +227,7 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     x, y = (np.ascontiguousarray(each).reshape(-1) for each in (a, b))
     if x.dtype.kind == "c":
         x, y = x.view(x.real.dtype), y.view(y.real.dtype)
+    # Bits, not ==: it would take -0.0 for 0.0, and no NaN for itself.
     bits = f"u{x.itemsize}"
     differ = x.view(bits) != y.view(bits)
     return not differ.any() or bool(((x != x) & (y != y))[differ].all())

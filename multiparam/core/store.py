@@ -27,7 +27,7 @@ class Store:
         table: The slots of ``host``.
         version: Counts what makes compiled functions stale: ties, freezing, another native model.
         tracing: Whether an objective is running, so that values are tracked arrays.
-        train: The mode that a forward pass has unless told otherwise.
+        train: The mode of a forward pass whose caller names none.
         known_ties: The ties at the last look, to notice those that the framework loses.
         views: Parameters by the index of their first slot; they stay when slots change storages.
         named: Parameters by full name, and ``listed`` those of a listing, until the table changes.
@@ -49,6 +49,7 @@ class Store:
 
     def read_table(self, host: Host) -> Table:
         """A host's table, in today's order of names where the names are the same: a copy may list its own otherwise."""
+        # Parameters hold indices of slots, so a name must keep its index.
         table, names = Table(host.slots(), self.adapter, self._packed), self.table.names
         if table.names == names or set(table.names) != set(names):
             return table
@@ -70,6 +71,8 @@ class Store:
     @contextmanager
     def tracing_with(self, host: Host, train: bool) -> Iterator[None]:
         """Inside, everything that looks at this store looks at ``host``: its own, or one that holds traced values."""
+        # A functional framework differentiates a host of its own, whose storages hold tracers. To swap it in here, and
+        # not to hand it around, is what lets an objective use the net, its parameters and groups as they are.
         before = self.host, self.table, self.tracing, self.train
         if host is not self.host:
             self.host, self.table = host, Table(host.slots(), self.adapter, {})

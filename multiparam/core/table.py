@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from .. import paths
@@ -18,7 +19,10 @@ class Tie(NamedTuple):
 
 
 class Table:
-    """A model's slots grouped by storage, with the look-ups every access needs. Made once per wrap or tie."""
+    """A model's slots grouped by storage, with the look-ups every access needs. Made once per wrap or tie.
+
+    It is a cache of what the model holds: nothing is written here, and what changes the model makes another.
+    """
 
     def __init__(self, slots: list[Slot], adapter: Adapter, packed: dict[Any, Packed]) -> None:
         self.slots = slots = pack(slots, adapter, packed)
@@ -27,6 +31,7 @@ class Table:
         self.first: dict[int, int] = {}  # id of a storage -> its first slot
         self._names: dict[int, tuple[str, ...]] | None = None
         names, by_name, first = self.names, self.by_name, self.first
+        # Large models have thousands of slots: one pass, and no call for a name without dots or backslashes inside.
         for i, slot in enumerate(slots):
             path = slot.path
             name = ".".join(path)
@@ -34,6 +39,7 @@ class Table:
                 name = paths.text(path)
             names.append(name)
             by_name[name] = i
+            # Identity is what ties: equal numbers in two storages are two parameters.
             key = id(slot.storage)
             if key not in first:
                 first[key] = i
@@ -43,7 +49,7 @@ class Table:
 
     def names_of(self, storage: Storage) -> tuple[str, ...]:
         """All names of a storage in definition order."""
-        if self._names is None:
+        if self._names is None:  # on the first question: most tables of a traced host are asked for no names
             names: dict[int, list[str]] = {}
             for name, slot in zip(self.names, self.slots, strict=True):
                 names.setdefault(id(slot.storage), []).append(name)
@@ -56,12 +62,28 @@ class Table:
         return list(dict.fromkeys(base for storage in chosen for base in bases(storage)))
 
     def view(self, index: int) -> int:
-        """The first slot that shows the same storage in the same layout."""
+        """The first slot that shows the same storage in the same layout.
+
+        Tied names that show one array in one way are one Parameter. In another layout, as transposed ties are, it has
+        another shape, so these have a Parameter of their own; the first of them stands for all, whichever is asked for.
+        """
         slot = self.slots[index]
         first = self.first[id(slot.storage)]
         if self.slots[first].canonical == slot.canonical:
             return first
         return next(i for i, s in enumerate(self.slots) if s.storage is slot.storage and s.canonical == slot.canonical)
+
+    def layers(self, indices: Iterable[int]) -> list[tuple[list[paths.Path], tuple[int, ...]]]:
+        """Each distinct layer among some slots: the paths of all its uses, and the slots of the first of these."""
+        uses: dict[paths.Path, list[int]] = {}
+        for i in indices:
+            uses.setdefault(self.slots[i].path[:-1], []).append(i)
+        same: dict[tuple[Any, ...], list[paths.Path]] = {}
+        for path, inside in uses.items():
+            # By storage and not by native layer: layers tied leaf by leaf, in one layout, compute the same.
+            key = tuple((self.slots[i].path[-1], id(self.slots[i].storage), self.slots[i].canonical) for i in inside)
+            same.setdefault(key, []).append(path)
+        return [(layer, tuple(uses[layer[0]])) for layer in same.values()]
 
     def slot(self, name: str) -> Slot:
         """The slot of a full name. Raises ParameterNotFound."""

@@ -1,4 +1,8 @@
-"""Ties: binding slots to one storage, giving them their own again, and noticing when the framework lost one."""
+"""Ties: binding slots to one storage, giving them their own again, and noticing when the framework lost one.
+
+The words here: a *slot* is one use of a parameter, a *place* all slots that the framework keeps in one spot (owner and
+leaf), such as the weight of a layer that is used at two positions. A place is bound as a whole, or not at all.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from ..errors import ShapeError, TieError, Unsupported
 from .composite import PackedSlot, bases, row_of
 from .layouts import TRANSPOSED, Layout, join
 from .parameter import parameter_at
-from .protocol import Slot, Storage
+from .slots import Slot, Storage
 from .store import Store
 
 
@@ -16,6 +20,7 @@ def tie(store: Store, target: str, source: str, transpose: bool) -> None:
     to, of = store.table.slot(target), store.table.slot(source)
     _check(store, target, source, transpose)
     transposition = TRANSPOSED if transpose else None
+    # Identity, not equality: two storages of equal numbers would part at the next gradient step.
     if to.storage is of.storage:
         if to.canonical == join(of.canonical, transposition):
             return
@@ -27,34 +32,37 @@ def tie(store: Store, target: str, source: str, transpose: bool) -> None:
 
 
 def _check(store: Store, target: str, source: str, transpose: bool) -> None:
-    to, of = store.table.slot(target), store.table.slot(source)
-    mine, other = (parameter_at(store, store.table.by_name[name]) for name in (target, source))
+    """Raise where two cannot be tied. All of it comes before the first bind, so that a refusal changes nothing."""
+    to, of = (parameter_at(store, store.table.by_name[name]) for name in (target, source))
     if to.buffer or of.buffer:
         raise TieError(f"{target if to.buffer else source!r} is a buffer; only parameters can be tied.")
-    shape = other.shape[::-1] if transpose else other.shape
+    shape = of.shape[::-1] if transpose else of.shape
     if transpose and len(shape) != 2:
-        raise TieError(f"Cannot tie {target!r} to {source!r}: only a matrix has a transpose; it is {other.shape}.")
-    if mine.shape != shape:
-        hint = " Say transpose=True if one is to be the other's transpose." * (mine.shape == other.shape[::-1])
+        raise TieError(f"Cannot tie {target!r} to {source!r}: only a matrix has a transpose; it is {of.shape}.")
+    if to.shape != shape:
+        hint = " Say transpose=True if one is to be the other's transpose." * (to.shape == of.shape[::-1])
         cause = "they differ when transposed" if transpose else "the shapes differ"
-        raise ShapeError(f"Cannot tie {target!r} {mine.shape} to {source!r} {other.shape}: {cause}.{hint}")
-    if mine.dtype != other.dtype:
-        raise TieError(f"Cannot tie {target!r} ({mine.dtype}) to {source!r} ({other.dtype}): the dtypes differ.")
-    packed = [isinstance(slot, PackedSlot) for slot in (to, of)]
-    if (
-        packed[0] != packed[1]
-        or len(to.parts) != len(of.parts)
-        or (
-            any(packed)
-            and any(
-                row_of(a) is not None or row_of(b) is not None or a.storage.shape != b.storage.shape
-                for a, b in zip(to.parts, of.parts, strict=True)
-            )
-        )
-    ):
+        raise ShapeError(f"Cannot tie {target!r} {to.shape} to {source!r} {of.shape}: {cause}.{hint}")
+    if to.dtype != of.dtype:
+        raise TieError(f"Cannot tie {target!r} ({to.dtype}) to {source!r} ({of.dtype}): the dtypes differ.")
+    target_slot, source_slot = store.table.slot(target), store.table.slot(source)
+    if not _cut_alike(target_slot, source_slot):
         raise TieError(f"Cannot tie {target!r} to {source!r}: {store.backend} keeps them in arrays cut differently.")
-    if packed[0] and transpose:
+    if isinstance(target_slot, PackedSlot) and transpose:
         raise TieError(f"Cannot tie {target!r} to {source!r}: {store.backend} keeps each in several arrays.")
+
+
+def _cut_alike(target: Slot, source: Slot) -> bool:
+    """Whether both are one native array, or the same number of whole ones of the same shapes."""
+    packed = isinstance(target, PackedSlot), isinstance(source, PackedSlot)
+    if not any(packed):
+        return True
+    if not all(packed) or len(target.parts) != len(source.parts):
+        return False
+    return all(
+        row_of(a) is None and row_of(b) is None and a.storage.shape == b.storage.shape
+        for a, b in zip(target.parts, source.parts, strict=True)
+    )
 
 
 def untie(store: Store, name: str) -> None:
@@ -82,28 +90,30 @@ def untie(store: Store, name: str) -> None:
 def _forget(storage: Storage) -> None:
     """Drop a gradient, which is of all uses together, before these part."""
     for base in bases(storage):
-        if base.trainable:
-            base.trainable = False  # as freezing does
+        if base.trainable:  # freezing drops it in every framework, so adapters need no verb of their own for it
+            base.trainable = False
             base.trainable = True
 
 
 def _leave(store: Store, place: list[Slot]) -> bool:
-    """A place leaves its storage: others that use it only through a layout get one of their own, so that each
+    """A place leaves its storage: others that use it only through a view get one of their own, so that each
     storage is somewhere as it is. True where that was so, and the old one is this place's alone."""
-    old, mine = place[0].storage, {id(slot) for slot in place}
-    everything = (piece for slot in store.table.slots for piece in slot.parts)
-    rest = [slot for slot in everything if slot.storage is old and id(slot) not in mine]
+    old, leaving = place[0].storage, {id(slot) for slot in place}
+    pieces = (piece for slot in store.table.slots for piece in slot.parts)
+    rest = [slot for slot in pieces if slot.storage is old and id(slot) not in leaving]
+    # The framework keeps an array where it is used as it is; a view only computes from it. Where the place that leaves
+    # was the last such one, the first of the rest must become the array's home.
     if place[0].view is not None or not rest or any(slot.view is None for slot in rest):
         return False
     view = rest[0].view
     fresh = store.host.copy(old, view)
-    for other in _places(rest):
-        store.host.bind(other, fresh, join(_inverse(view), other[0].view))
+    for viewing in _places(rest):
+        store.host.bind(viewing, fresh, join(_inverse(view), viewing[0].view))
     return True
 
 
 def _place(store: Store, slot: Slot) -> list[Slot]:
-    """The slots that are one place seen at several positions."""
+    """The slots that are one place, used at several positions."""
     return [s for s in store.table.slots if s.owner is slot.owner and s.leaf == slot.leaf]
 
 
@@ -126,6 +136,7 @@ def _inverse(layout: Layout | None) -> Layout | None:
 
 def broken(store: Store) -> list[tuple[str, ...]]:
     """See :meth:`Model.check`. The model's table is up to date afterwards."""
+    # The model is the truth: it is listed anew, since users change it, and frameworks lose ties, without telling us.
     before, known = store.table, store.known_ties
     store.reread(keep_known=True)
     if store.table.names != before.names:

@@ -27,7 +27,12 @@ def _scalar(loss: Any) -> Any:
 
 
 class Gradients(Mapping[str, Array]):
-    """name -> gradient in canonical layout, each trainable storage once. Layouts are changed when looked at."""
+    """The gradients of a step: name -> the framework's array in canonical layout, each trainable storage once.
+
+    Looking one up raises ParameterNotFound where no trainable parameter has the name.
+    """
+
+    # They are kept native, and brought into canonical layout when looked at: an optimizer takes them as they are.
 
     def __init__(
         self, adapter: Adapter, slots: Mapping[str, Slot], where: Mapping[Storage, int], native: Sequence[Array]
@@ -57,13 +62,16 @@ class Gradients(Mapping[str, Array]):
 
 
 class Step:
-    """A gradient step: ``loss, grads = step(*batch)``. Compiled on first use, and again after a tie or freeze."""
+    """A gradient step: ``loss, grads = step(*batch)``. Compiled on first use, and again after a tie or freeze.
+
+    Made by :meth:`Model.value_and_grad`. The gradients are also left in each parameter's ``.grad``.
+    """
 
     def __init__(self, store: Store, objective: Objective, train: bool) -> None:
         self._store = store
         self._objective = objective
         self._train = train
-        self._version = -1
+        self._version = -1  # of the store when this was compiled: a tie changes what is differentiated by
         self._slots: dict[str, Slot] = {}
         self._where: dict[Storage, int] = {}
         self._step: Callable[..., tuple[Array, list[Array]]]
@@ -75,6 +83,7 @@ class Step:
             for i in table.first.values()
             if not table.slots[i].buffer and table.slots[i].storage.trainable
         }
+        # Two parameters may be rows of one native array: it is differentiated by once.
         unique = dict.fromkeys(base for slot in self._slots.values() for base in bases(slot.storage))
         self._where = {base: i for i, base in enumerate(unique)}
         if not self._slots:
@@ -106,7 +115,7 @@ OPTIMIZERS: Mapping[str, Mapping[str, float | bool]] = MappingProxyType(
 
 
 class Optimizer:
-    """A framework's own optimizer over the trainable parameters. ``step()`` uses each ``.grad``.
+    """A framework's own optimizer over the trainable parameters. Made by :meth:`Model.optimizer`.
 
     After a tie or untie the native optimizer is made anew, since the old one holds a storage that is gone; its
     moments start from zero, and a warning says so.
@@ -138,6 +147,7 @@ class Optimizer:
             self._native.lr = value
 
     def _current(self) -> NativeOptimizer:
+        # The storages themselves, not the store's version: freezing changes that too, and moments must outlive it.
         storages = self._store.table.storages()
         if self._native is None or [id(s) for s in storages] != [id(s) for s in self._storages]:
             if self._steps and self.name != "sgd":
@@ -152,16 +162,22 @@ class Optimizer:
         return self._native
 
     def step(self, grads: Mapping[str, Any] | None = None) -> None:
-        """One update by each parameter's ``.grad``, or by ``grads`` (names -> canonical arrays).
+        """One update. Frozen parameters are left alone, and so is one that has no gradient.
 
-        Frozen parameters are left alone, and so is one that has no gradient. Raises InvalidArgument when no parameter
-        has one, and ParameterNotFound or ShapeError for ``grads`` that do not fit.
+        Args:
+            grads: Name -> gradient, any framework's array in canonical layout, such as a step gives; None: each
+                parameter's ``.grad``.
+
+        Raises:
+            InvalidArgument: No trainable parameter has a gradient, or ``grads`` names a buffer.
+            ParameterNotFound: ``grads`` has a name that the model has not.
+            ShapeError: A gradient of ``grads`` has not its parameter's shape.
         """
         native = self._current()
         if grads is None or isinstance(grads, Gradients):
             pairs = self._own() if grads is None else list(zip(grads._where, grads._native, strict=True))
         else:
-            pairs = self._given(grads)
+            pairs = self._named(grads)
         pairs = [(storage, grad) for storage, grad in pairs if storage.trainable]
         if not pairs:
             raise InvalidArgument("No trainable parameter has a gradient yet. Run a step of net.value_and_grad first.")
@@ -172,24 +188,24 @@ class Optimizer:
         pairs = ((storage, storage.grad()) for storage in self._storages if storage.trainable)
         return [(storage, grad) for storage, grad in pairs if grad is not None]
 
-    def _given(self, grads: Mapping[str, Any]) -> list[tuple[Storage, Array]]:
+    def _named(self, grads: Mapping[str, Any]) -> list[tuple[Storage, Array]]:
         """Gradients by name as native ones of native arrays."""
-        given: dict[int, tuple[Storage, np.ndarray]] = {}
+        by_storage: dict[int, tuple[Storage, np.ndarray]] = {}
         rows: dict[int, set[int]] = {}
         for name, grad in grads.items():
             for slot, array in self._checked(name, grad):
                 storage = slot.storage
                 if (row := row_of(slot)) is not None:
-                    _, whole = given.get(id(storage), (storage, np.zeros(storage.shape or (), array.dtype)))
+                    _, whole = by_storage.get(id(storage), (storage, np.zeros(storage.shape or (), array.dtype)))
                     whole[row] = array
                     array = whole
                     rows.setdefault(id(storage), set()).add(row)
-                given[id(storage)] = storage, np.asarray(array, order="C")
+                by_storage[id(storage)] = storage, np.asarray(array, order="C")
         for key, numbers in rows.items():
-            if len(numbers) < len(given[key][1]):
+            if len(numbers) < len(by_storage[key][1]):  # the optimizer moves whole arrays, rows of no gradient too
                 names = ", ".join(repr(n) for n in grads)
                 raise InvalidArgument(f"One native array holds a parameter of {names} and another one: give both.")
-        return [(storage, self._store.adapter.from_numpy(array)) for storage, array in given.values()]
+        return [(storage, self._store.adapter.from_numpy(array)) for storage, array in by_storage.values()]
 
     def _checked(self, name: str, grad: Any) -> list[tuple[Slot, np.ndarray]]:
         slot = self._store.table.slot(name)

@@ -65,33 +65,33 @@ def leaves(layer: nn.Layer, shape: Shape) -> dict[str, Shape]:
     """The arrays of one layer that gets inputs of a shape (without the batch), in PyTorch's order."""
     match layer:
         case nn.Linear():
-            found = {"weight": (layer.out_features, shape[-1]), "bias": (layer.out_features,)}
+            arrays = {"weight": (layer.out_features, shape[-1]), "bias": (layer.out_features,)}
         case nn.Conv():
             kernel = nn.sizes(layer.kernel_size, len(shape) - 1)
-            found = {"weight": (layer.out_channels, shape[0], *kernel), "bias": (layer.out_channels,)}
+            arrays = {"weight": (layer.out_channels, shape[0], *kernel), "bias": (layer.out_channels,)}
         case nn.LayerNorm():
-            found = dict.fromkeys(("weight", "bias"), shape[-1:])
+            arrays = dict.fromkeys(("weight", "bias"), shape[-1:])
         case nn.BatchNorm():
-            found = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), shape[:1])
+            arrays = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), shape[:1])
         case _:
-            found = {}
-    return found if getattr(layer, "bias", True) else {"weight": found["weight"]}
+            arrays = {}
+    return arrays if getattr(layer, "bias", True) else {"weight": arrays["weight"]}
 
 
 def walk(
     layer: nn.Layer, shape: Shape, path: tuple[str, ...] = (), at: tuple[int, ...] = ()
 ) -> tuple[list[Slot], Shape]:
     """Every use of every array in order, and the shape of the output."""
-    found = [Slot(path, at, layer, leaf, size) for leaf, size in leaves(layer, shape).items()]
+    slots = [Slot(path, at, layer, leaf, size) for leaf, size in leaves(layer, shape).items()]
     for position, (name, child) in enumerate(children(layer)):
         below, shape = walk(child, shape, (*path, name), (*at, position))
-        found += below
+        slots += below
     match layer:
         case nn.Linear():
             shape = (*shape[:-1], layer.out_features)
         case nn.Flatten():
             shape = (math.prod(shape),)
-    return found, shape
+    return slots, shape
 
 
 def children(layer: nn.Layer) -> list[tuple[str, nn.Layer]]:
@@ -108,18 +108,18 @@ def uses(layer: nn.Layer) -> int:
 
 def groups(slots: list[Slot]) -> list[tuple[str, ...]]:
     """The names of each storage, in definition order."""
-    found: dict[Any, list[str]] = {}
+    by_key: dict[Any, list[str]] = {}
     for slot in slots:
-        found.setdefault(slot.key, []).append(slot.name)
-    return [tuple(names) for names in found.values()]
+        by_key.setdefault(slot.key, []).append(slot.name)
+    return [tuple(names) for names in by_key.values()]
 
 
 def places(slots: list[Slot]) -> list[tuple[str, ...]]:
     """The names of each layer, in definition order."""
-    found: dict[int, dict[str, None]] = {}
+    by_layer: dict[int, dict[str, None]] = {}
     for slot in slots:
-        found.setdefault(id(slot.layer), {})[".".join(slot.path)] = None
-    return [tuple(names) for names in found.values()]
+        by_layer.setdefault(id(slot.layer), {})[".".join(slot.path)] = None
+    return [tuple(names) for names in by_layer.values()]
 
 
 def untied(layer: Any) -> nn.Layer:
@@ -183,28 +183,28 @@ def new_layer(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], dept
     blocks = ["sequence", "sequence", "residual"] if depth < 3 else []
     choice = draw(st.sampled_from(["leaf", "leaf", *["again"] * (3 * bool(known)), *blocks]))
     if choice == "again":
-        made = draw(st.sampled_from(known))
-        left[0] -= uses(made)
-        return made
+        layer = draw(st.sampled_from(known))
+        left[0] -= uses(layer)
+        return layer
     if choice == "sequence":
-        made = new_sequence(draw, leaf, pool, left, depth)
+        layer = new_sequence(draw, leaf, pool, left, depth)
     elif choice == "residual":
-        made = nn.Residual(new_layer(draw, leaf, pool, left, depth + 1))
+        layer = nn.Residual(new_layer(draw, leaf, pool, left, depth + 1))
     else:
-        made = draw(leaf)
+        layer = draw(leaf)
         left[0] -= 1
-    pool.append(made)
-    return made
+    pool.append(layer)
+    return layer
 
 
 def new_sequence(draw: Any, leaf: Leaf, pool: list[nn.Layer], left: list[int], depth: int) -> nn.Layer:
     """A Sequential of up to five children, named by position or by random titles."""
-    made = [new_layer(draw, leaf, pool, left, depth + 1)]
+    layers = [new_layer(draw, leaf, pool, left, depth + 1)]
     for _ in range(draw(st.sampled_from([2, 3, 4] if depth == 0 else [1, 2, 0]))):
         if left[0] > 0:
-            made.append(new_layer(draw, leaf, pool, left, depth + 1))
-    titles = draw(st.none() | st.lists(TITLES, min_size=len(made), max_size=len(made), unique=True))
-    return nn.Sequential(*made) if titles is None else nn.Sequential(*zip(titles, made, strict=True))
+            layers.append(new_layer(draw, leaf, pool, left, depth + 1))
+    titles = draw(st.none() | st.lists(TITLES, min_size=len(layers), max_size=len(layers), unique=True))
+    return nn.Sequential(*layers) if titles is None else nn.Sequential(*zip(titles, layers, strict=True))
 
 
 @st.composite

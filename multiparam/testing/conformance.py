@@ -49,14 +49,14 @@ class Entry(NamedTuple):
 def read(path: Path) -> list[Entry]:
     """The entries of a file. Raises InvalidArgument, which says what is wrong with it."""
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidArgument(f"The conformance list {str(path)!r} cannot be read: {error}") from None
-    return list(_entries(found, path))
+    return list(_entries(tables, path))
 
 
-def _entries(found: dict[str, object], path: Path) -> Iterator[Entry]:
-    for table, lines in found.items():
+def _entries(tables: dict[str, object], path: Path) -> Iterator[Entry]:
+    for table, lines in tables.items():
         if table not in TABLES or not isinstance(lines, dict):
             raise InvalidArgument(f"{str(path)!r} has {table!r}; it takes the tables [xfail] and [skip].")
         for pattern, reason in lines.items():

@@ -9,7 +9,8 @@ import pytest
 
 from .. import nn
 from ..core.arrays import to_numpy
-from ..core.model import Model, build
+from ..core.construction import build
+from ..core.model import Model
 from ..core.registry import detect_array
 
 feature = pytest.mark.multiparam_feature
@@ -19,7 +20,7 @@ Y = np.random.default_rng(1).normal(size=(6, 1))
 
 
 def mlp(backend: str, **options: Any) -> Model:
-    """4 - 8 - 1, in float64 unless said otherwise."""
+    """4 - 8 - 1, in float64 by default."""
     options.setdefault("dtype", "float64")
     return build(nn.Sequential(nn.Linear(8), nn.Tanh(), nn.Linear(1)), X, backend=backend, **options)
 

@@ -65,7 +65,7 @@ def _option(config: pytest.Config, name: str) -> Any:
     return config.getoption(f"multiparam_{name}", None)
 
 
-def asked(config: pytest.Config) -> list[str]:
+def named_backends(config: pytest.Config) -> list[str]:
     """The backends named by ``--backend``, or by the environment. Raises UsageError for one that is not installed."""
     from ..core import registry
     from ..errors import MultiparamError
@@ -85,7 +85,7 @@ def tested(config: pytest.Config) -> list[str]:
     """The backends under test: those named, or all that are installed."""
     from ..core import registry
 
-    return asked(config) or [name for name, status in registry.backends().items() if status]
+    return named_backends(config) or [name for name, status in registry.backends().items() if status]
 
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis' own, which loads the profile
@@ -95,7 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", "slow: takes more than a few seconds; run with --slow")
         config.addinivalue_line("markers", "needs(name, ...): skip where a backend or a package is not installed")
     if _option(config, "backend"):
-        asked(config)
+        named_backends(config)
     if config.getoption("--hypothesis-profile", None) == SOAK:
         _register_soak()
     if not hasattr(config, "workerinput"):
@@ -138,7 +138,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from ..core import registry
 
-    named = asked(metafunc.config)
+    named = named_backends(metafunc.config)
     cases = []
     for name, status in registry.backends().items():
         if named and name not in named:
@@ -172,7 +172,7 @@ def _need(config: pytest.Config, item: pytest.Item, name: str) -> None:
 
     from ..core import registry
 
-    named, status = asked(config), registry.backends().get(name)
+    named, status = named_backends(config), registry.backends().get(name)
     if status is None:
         if find_spec(name) is None:
             item.add_marker(pytest.mark.skip(reason=f"{name} is not installed"))
@@ -216,10 +216,10 @@ def _complain(config: pytest.Config, kit: Sequence[pytest.Item], text: str) -> N
 def _listed(config: pytest.Config) -> list[Entry]:
     from .conformance import read
 
-    given, said = _option(config, "conformance"), str(config.getini("multiparam_conformance") or "")
-    if given:
-        return read(config.invocation_params.dir / given)
-    return read(config.rootpath / said) if said else []
+    option, setting = _option(config, "conformance"), str(config.getini("multiparam_conformance") or "")
+    if option:
+        return read(config.invocation_params.dir / option)
+    return read(config.rootpath / setting) if setting else []
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest looks for xfail marks
@@ -268,10 +268,10 @@ class Summary:
         failed: list[str] = []
         for outcome in ("passed", "failed", "error", "xfailed", "xpassed"):
             for report in terminalreporter.stats.get(outcome, ()):
-                said = dict(getattr(report, "user_properties", ()))
-                if "multiparam_verb" not in said:
+                properties = dict(getattr(report, "user_properties", ()))
+                if "multiparam_verb" not in properties:
                     continue
-                where, what = str(said["multiparam_backend"] or "all"), str(said["multiparam_verb"])
+                where, what = str(properties["multiparam_backend"] or "all"), str(properties["multiparam_verb"])
                 count = backends.setdefault(where, {}).setdefault(what, [0, 0])
                 count[0] += outcome == "passed"
                 count[1] += outcome != "xfailed"

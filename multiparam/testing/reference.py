@@ -98,7 +98,7 @@ def _all(value: int | tuple[int, ...], n: int) -> tuple[int, ...]:
 
 def _conv(layer: nn.Conv, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     n = x.ndim - 2
-    seen = _windows(
+    windows = _windows(
         _padded(x, _all(layer.padding, n), 0.0), weight.shape[2:], _all(layer.stride, n), _all(layer.dilation, n)
     )
     inputs, outputs = x.shape[1] // layer.groups, len(weight) // layer.groups
@@ -106,7 +106,7 @@ def _conv(layer: nn.Conv, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     parts = [
         np.einsum(
             f"ni{space}{kernel},oi{kernel}->no{space}",
-            seen[:, g * inputs : (g + 1) * inputs],
+            windows[:, g * inputs : (g + 1) * inputs],
             weight[g * outputs : (g + 1) * outputs],
         )
         for g in range(layer.groups)
@@ -118,8 +118,8 @@ def _pool(layer: nn.MaxPool | nn.AvgPool, x: np.ndarray, pad: float, reduce: Cal
     n = x.ndim - 2
     kernel = _all(layer.kernel_size, n)
     stride = kernel if layer.stride is None else _all(layer.stride, n)
-    seen = _windows(_padded(x, _all(layer.padding, n), pad), kernel, stride, (1,) * n)
-    return reduce(seen, axis=tuple(range(-n, 0)))
+    windows = _windows(_padded(x, _all(layer.padding, n), pad), kernel, stride, (1,) * n)
+    return reduce(windows, axis=tuple(range(-n, 0)))
 
 
 def mse(layer: nn.Layer, state: State, x: np.ndarray, y: np.ndarray) -> float:
@@ -138,17 +138,17 @@ def slope(layer: nn.Layer, state: State, direction: State, x: np.ndarray, y: np.
 
 def gradients(layer: nn.Sequential, state: State, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Backpropagation of :func:`mse` through Linear and Tanh layers, to rounding: each name by itself, as if untied."""
-    seen = [x]
+    outputs = [x]
     for name, child in zip(layer.names, layer.layers, strict=True):
-        seen.append(forward(child, state, seen[-1], name))
-    found: dict[str, np.ndarray] = {}
-    delta = 2 * (seen[-1] - y) / y.size
+        outputs.append(forward(child, state, outputs[-1], name))
+    grads: dict[str, np.ndarray] = {}
+    delta = 2 * (outputs[-1] - y) / y.size
     for i in reversed(range(len(layer.layers))):
         if isinstance(layer.layers[i], nn.Tanh):
-            delta = delta * (1 - seen[i + 1] ** 2)
+            delta = delta * (1 - outputs[i + 1] ** 2)
             continue
         name = layer.names[i]
-        found[f"{name}.weight"] = delta.T @ seen[i]
-        found[f"{name}.bias"] = delta.sum(0)
+        grads[f"{name}.weight"] = delta.T @ outputs[i]
+        grads[f"{name}.bias"] = delta.sum(0)
         delta = delta @ state[f"{name}.weight"]
-    return found
+    return grads

@@ -39,10 +39,10 @@ class Truth:
         return name.replace("4.", "2.")
 
     def groups(self) -> list[tuple[str, ...]]:
-        found: dict[int, list[str]] = {}
+        by_storage: dict[int, list[str]] = {}
         for name in NAMES:
-            found.setdefault(self.bound[name], []).append(name)
-        return [tuple(names) for names in found.values()]
+            by_storage.setdefault(self.bound[name], []).append(name)
+        return [tuple(names) for names in by_storage.values()]
 
     def matching(self, pattern: str) -> list[tuple[int, str]]:
         """The storages any of whose names match, and the first name of each."""
@@ -50,7 +50,7 @@ class Truth:
         return [(self.bound[names[0]], names[0]) for names in chosen]
 
     def bind(self, name: str, storage: int) -> None:
-        self.bound.update({other: storage for other in NAMES if self.place(other) == self.place(name)})
+        self.bound.update({alias: storage for alias in NAMES if self.place(alias) == self.place(name)})
 
     def tie(self, target: str, source: str) -> None:
         to, of = self.bound[target], self.bound[source]
@@ -60,7 +60,7 @@ class Truth:
 
     def untie(self, name: str) -> None:
         """The gradient, that of all uses together, is nobody's when they part."""
-        places = {self.place(other) for other in NAMES if self.bound[other] == self.bound[name]}
+        places = {self.place(alias) for alias in NAMES if self.bound[alias] == self.bound[name]}
         if len(places) == 1:
             raise mp.errors.TieError
         old, new = self.bound[name], 1 + max(self.values)
@@ -95,20 +95,20 @@ class Truth:
 
     def activations(self) -> list[np.ndarray]:
         """The input, what comes out of each tanh, and the output."""
-        found = [X]
+        outputs = [X]
         for layer in LAYERS:
-            z = found[-1] @ self[f"{layer}.weight"].T + self[f"{layer}.bias"]
-            found.append(z if layer == LAYERS[-1] else np.tanh(z))
-        return found
+            z = outputs[-1] @ self[f"{layer}.weight"].T + self[f"{layer}.bias"]
+            outputs.append(z if layer == LAYERS[-1] else np.tanh(z))
+        return outputs
 
     def backward(self) -> None:
         """Backpropagation of the mean squared error; each use adds to its storage."""
         if set(self.bound.values()) <= self.frozen:
             raise mp.errors.InvalidArgument
-        seen = self.activations()
+        outputs = self.activations()
         grads = {storage: np.zeros_like(self.values[storage]) for storage in self.bound.values()}
-        delta = 2 * (seen[-1] - Y) / Y.size
-        for layer, before in zip(reversed(LAYERS), reversed(seen[:-1]), strict=True):
+        delta = 2 * (outputs[-1] - Y) / Y.size
+        for layer, before in zip(reversed(LAYERS), reversed(outputs[:-1]), strict=True):
             grads[self.bound[f"{layer}.weight"]] += delta.T @ before
             grads[self.bound[f"{layer}.bias"]] += delta.sum(0)
             delta = delta @ self[f"{layer}.weight"] * (1 - before**2)

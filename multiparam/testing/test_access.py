@@ -58,9 +58,9 @@ def test_numpy_is_independent_of_the_model(backend: str) -> None:
     before = w.copy()
     w[:] = 7
     np.testing.assert_array_equal(net["0.weight"].numpy(), before)
-    kept = net["0.weight"].numpy()
+    snapshot = net["0.weight"].numpy()
     net["0.weight"][:] = 9
-    np.testing.assert_array_equal(kept, before)
+    np.testing.assert_array_equal(snapshot, before)
 
 
 def test_value_is_a_snapshot(backend: str) -> None:
@@ -208,8 +208,8 @@ def test_activations_are_what_each_layer_gives(backend: str) -> None:
     calls = net.activations(X)
     assert [call.layer for call in calls] == ["0", "2", "4", "6"]
     for call in calls:
-        given, output = np.array(mp.to_numpy(call.inputs[0])), np.array(mp.to_numpy(call.output))
-        assert_close(output, given @ net[f"{call.layer}.weight"].numpy().T + net[f"{call.layer}.bias"].numpy())
+        inputs, output = np.array(mp.to_numpy(call.inputs[0])), np.array(mp.to_numpy(call.output))
+        assert_close(output, inputs @ net[f"{call.layer}.weight"].numpy().T + net[f"{call.layer}.bias"].numpy())
     for before, after in itertools.pairwise(calls):
         assert_close(after.inputs[0], np.tanh(np.array(mp.to_numpy(before.output))))
 
@@ -217,8 +217,8 @@ def test_activations_are_what_each_layer_gives(backend: str) -> None:
 @feature("options", "nn.BatchNorm", "nn.LayerNorm")
 def test_options_are_in_pytorchs_words(backend: str) -> None:
     spec = nn.Sequential(nn.Linear(3), nn.BatchNorm(eps=0.25, momentum=0.5), nn.LayerNorm(eps=0.125))
-    said = mp.build(spec, X, backend=backend).options()
-    assert said["1"]["eps"] == 0.25 and said["1"]["momentum"] == 0.5 and said["2"]["eps"] == 0.125
+    options = mp.build(spec, X, backend=backend).options()
+    assert options["1"]["eps"] == 0.25 and options["1"]["momentum"] == 0.5 and options["2"]["eps"] == 0.125
 
 
 # -- arrays

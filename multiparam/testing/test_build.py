@@ -215,11 +215,11 @@ def test_a_network_starts_as_pytorch_starts_it(backend: str) -> None:
 def test_a_seed_gives_the_same_bits_in_every_backend(backend: str, multiparam_peers: list[str]) -> None:
     spec = nn.Sequential(nn.Conv(4, 3), nn.BatchNorm(), nn.Flatten(), nn.Linear(700), nn.Linear(500))
     x = np.ones((1, 2, 8, 8), "float32")
-    mine = mp.build(spec, x, backend=backend, seed=11).state_dict()
-    other = mp.build(spec, x, backend=multiparam_peers[0], seed=11).state_dict()
-    assert without_counts(mine) == without_counts(other)
-    for name in without_counts(mine):
-        np.testing.assert_array_equal(mine[name], other[name])
+    state = mp.build(spec, x, backend=backend, seed=11).state_dict()
+    peer = mp.build(spec, x, backend=multiparam_peers[0], seed=11).state_dict()
+    assert without_counts(state) == without_counts(peer)
+    for name in without_counts(state):
+        np.testing.assert_array_equal(state[name], peer[name])
 
 
 def test_another_seed_gives_other_numbers(backend: str) -> None:

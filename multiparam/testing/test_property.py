@@ -60,10 +60,10 @@ def exact(backend: str) -> bool:
 
 def check_structure(net: mp.Model, slots: list[Slot]) -> None:
     """Names, order, sharing, shapes, kinds and positions are those of the description."""
-    mine = [slot for slot in slots if not slot.buffer]
-    assert list(net.parameters(aliases=True)) == [slot.name for slot in mine]
-    assert [p.names for p in net.parameters().values()] == groups(mine)
-    assert list(net.parameters()) == [names[0] for names in groups(mine)]
+    parameters = [slot for slot in slots if not slot.buffer]
+    assert list(net.parameters(aliases=True)) == [slot.name for slot in parameters]
+    assert [p.names for p in net.parameters().values()] == groups(parameters)
+    assert list(net.parameters()) == [names[0] for names in groups(parameters)]
     assert without_counts(net.buffers(aliases=True)) == [slot.name for slot in slots if slot.buffer]
     ties = [names for names in net.ties() if without_counts(names)]
     assert ties == [names for names in groups(slots) if len(names) > 1]
@@ -121,14 +121,14 @@ def check_gradients(
     """Against the slope of the loss in numpy, and against the sum over the uses in an untied twin."""
     y = rng.normal(size=forward(case.spec, state, x).shape)
     twin, sums = twin_gradients(net.backend, case.spec, slots, state, x, y)
-    mine = groups([slot for slot in slots if not slot.buffer])
-    direction = {names[0]: rng.normal(size=state[names[0]].shape) for names in mine}
-    along = {name: direction[names[0]] for names in mine for name in names}
+    storages = groups([slot for slot in slots if not slot.buffer])
+    direction = {names[0]: rng.normal(size=state[names[0]].shape) for names in storages}
+    along = {name: direction[names[0]] for names in storages for name in names}
     loss, truth = mse(case.spec, state, x, y), slope(case.spec, state, along, x, y)
     scale = loss + max(float(np.max(np.abs(g))) for g in sums.values())
-    value, found = net.value_and_grad(mp.losses.mse)(x, y)
-    grads = {name: np.array(mp.to_numpy(g)) for name, g in found.items()}
-    assert list(grads) == [names[0] for names in mine]
+    value, gradients = net.value_and_grad(mp.losses.mse)(x, y)
+    grads = {name: np.array(mp.to_numpy(g)) for name, g in gradients.items()}
+    assert list(grads) == [names[0] for names in storages]
     assert mp.to_numpy(value).item() == pytest.approx(loss, rel=1e-11)
     predicted = sum(float(np.sum(g * direction[name])) for name, g in grads.items())
     assert predicted == pytest.approx(truth, rel=1e-6, abs=1e-7 * scale)

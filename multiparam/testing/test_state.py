@@ -40,13 +40,13 @@ def bits(net: mp.Model) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 def test_a_state_is_independent_of_the_model(backend: str) -> None:
     net = mlp(backend)
     state, before = net.state_dict(), bits(net)
-    kept = {name: value.copy() for name, value in state.items()}
+    copies = {name: value.copy() for name, value in state.items()}
     for value in state.values():
         value[...] = 7
     assert bits(net) == before
     state = net.state_dict()
     net["0.weight"][:] = 9
-    np.testing.assert_array_equal(state["0.weight"], kept["0.weight"])
+    np.testing.assert_array_equal(state["0.weight"], copies["0.weight"])
 
 
 def test_a_native_state_has_the_frameworks_arrays(backend: str) -> None:
@@ -58,10 +58,10 @@ def test_a_native_state_has_the_frameworks_arrays(backend: str) -> None:
 
 @pytest.mark.parametrize("native", [False, True], ids=["numpy", "native"])
 def test_a_state_makes_another_model_the_same(backend: str, native: bool) -> None:
-    net, other = deep(backend, shared=True, seed=1), deep(backend, shared=True, seed=2)
-    assert other.load_state_dict(net.state_dict(native=native)) == ((), ())
-    assert bits(other) == bits(net)
-    assert_close(other(X), mp.to_numpy(net(X)))
+    net, second = deep(backend, shared=True, seed=1), deep(backend, shared=True, seed=2)
+    assert second.load_state_dict(net.state_dict(native=native)) == ((), ())
+    assert bits(second) == bits(net)
+    assert_close(second(X), mp.to_numpy(net(X)))
 
 
 @pytest.mark.parametrize("alias", ["2.weight", "4.weight"])
@@ -154,10 +154,10 @@ def test_a_file_brings_back_every_bit(backend: str, tmp_path: Path) -> None:
     shared = nn.Conv(2, 3, padding=1)
     spec = nn.Sequential(shared, nn.BatchNorm(), shared, nn.Flatten(), nn.Linear(3))
     net = mp.build(spec, x, backend=backend, dtype="float64", seed=1)
-    other = mp.build(spec, x, backend=backend, dtype="float64", seed=2)
+    second = mp.build(spec, x, backend=backend, dtype="float64", seed=2)
     path = mp.save(net, tmp_path / "w.safetensors")
-    assert mp.load(other, path) == ((), ())
-    assert bits(other) == bits(net)
+    assert mp.load(second, path) == ((), ())
+    assert bits(second) == bits(net)
 
 
 def test_a_damaged_file_changes_nothing(backend: str, tmp_path: Path) -> None:

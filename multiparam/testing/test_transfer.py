@@ -16,19 +16,19 @@ from .reference import forward
 def test_assign_takes_any_frameworks_array(backend: str, multiparam_peers: list[str]) -> None:
     net, source = mlp(backend), np.arange(8.0)
     for name in multiparam_peers:
-        other = mp.build(nn.Linear(8), X, backend=name, dtype="float64")
-        other["bias"].assign(source)
+        peer = mp.build(nn.Linear(8), X, backend=name, dtype="float64")
+        peer["bias"].assign(source)
         net["0.bias"][:] = 0
-        net["0.bias"].assign(other["bias"].value)
+        net["0.bias"].assign(peer["bias"].value)
         np.testing.assert_array_equal(net["0.bias"].numpy(), source)
 
 
 def test_a_state_fits_every_backend(backend: str, multiparam_peers: list[str]) -> None:
     truth = forward(deep_spec(), state_of(deep(backend, shared=True, seed=1)), X)
     for name in multiparam_peers:
-        other = deep(name, shared=True, seed=2)
-        other.load_state_dict(deep(backend, shared=True, seed=1).state_dict(native=True))
-        assert_close(other(X), truth)
+        peer = deep(name, shared=True, seed=2)
+        peer.load_state_dict(deep(backend, shared=True, seed=1).state_dict(native=True))
+        assert_close(peer(X), truth)
 
 
 @feature("nn.Conv", "nn.BatchNorm", "nn.LayerNorm")
@@ -42,30 +42,30 @@ def test_a_transfer_agrees_and_says_so(backend: str, multiparam_peers: list[str]
     net["1.running_mean"][:] = np.arange(3.0)
     net["1.running_var"][:] = np.arange(1.0, 4.0)
     for name in multiparam_peers:
-        other = mp.build(spec, x, backend=name, seed=2)
-        report = mp.transfer(net, other, verify=x)
+        peer = mp.build(spec, x, backend=name, seed=2)
+        report = mp.transfer(net, peer, verify=x)
         assert report.agrees, str(report)
-        for each in without_counts(other.state_dict()):
-            np.testing.assert_array_equal(other[each].numpy(), net[each].numpy())
-        np.testing.assert_array_equal(other["1.running_var"].numpy(), np.arange(1.0, 4.0))
+        for each in without_counts(peer.state_dict()):
+            np.testing.assert_array_equal(peer[each].numpy(), net[each].numpy())
+        np.testing.assert_array_equal(peer["1.running_var"].numpy(), np.arange(1.0, 4.0))
 
 
 def test_a_tie_goes_along(backend: str, multiparam_peers: list[str]) -> None:
     net = deep(backend, seed=1)
     net.tie("4.weight", "2.weight")
     for name in multiparam_peers:
-        other = deep(name, seed=2)
-        other.tie("4.weight", "2.weight")
-        assert mp.transfer(net, other, verify=X).agrees
-        np.testing.assert_array_equal(other["4.weight"].numpy(), net["2.weight"].numpy())
+        peer = deep(name, seed=2)
+        peer.tie("4.weight", "2.weight")
+        assert mp.transfer(net, peer, verify=X).agrees
+        np.testing.assert_array_equal(peer["4.weight"].numpy(), net["2.weight"].numpy())
 
 
 def test_a_transfer_that_does_not_fit_changes_nothing(backend: str) -> None:
     net = mlp(backend)
     before = state_of(net)
-    other = mp.build(nn.Sequential(nn.Linear(7), nn.Tanh(), nn.Linear(1)), X, backend=backend, dtype="float64")
+    peer = mp.build(nn.Sequential(nn.Linear(7), nn.Tanh(), nn.Linear(1)), X, backend=backend, dtype="float64")
     try:
-        mp.transfer(other, net)
+        mp.transfer(peer, net)
     except mp.errors.TransferError:
         pass
     else:
@@ -78,7 +78,7 @@ def test_a_file_goes_to_every_backend(backend: str, multiparam_peers: list[str],
     net = deep(backend, seed=1)
     path = mp.save(net, tmp_path / "w.safetensors")
     for name in multiparam_peers:
-        other = deep(name, seed=2)
-        mp.load(other, path)
+        peer = deep(name, seed=2)
+        mp.load(peer, path)
         for each, value in state_of(net).items():
-            np.testing.assert_array_equal(other[each].numpy(), value)
+            np.testing.assert_array_equal(peer[each].numpy(), value)

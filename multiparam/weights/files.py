@@ -32,8 +32,9 @@ import numpy as np
 from .. import __version__
 from ..core import layers as layer_kinds
 from ..core.arrays import dtype_kind, numpy_dtype, to_numpy
+from ..core.construction import FLOATS
 from ..core.group import Group, named_parameters
-from ..core.model import FLOATS, Model
+from ..core.model import Model
 from ..core.parameter import Parameter, peek
 from ..core.state import LINES, ArraySpec, Loaded, Source, load_state, options_equal, spec
 from ..errors import FileError, InvalidArgument, MultiparamWarning, WrongType

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from multiparam import errors, initializers, nn, paths
 from multiparam.core import layers as layer_kinds
 from multiparam.core import layouts, registry
+from multiparam.core.architecture import Node, infer_shapes
 
 # -- paths
 
@@ -371,7 +372,7 @@ def test_an_initialiser_that_needs_fans_refuses_one_dimension(function: initiali
 
 
 def shapes(spec: nn.Layer, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [node.shape for node in nn.infer_shapes(spec, shape).leaves()]
+    return [node.shape for node in infer_shapes(spec, shape).leaves()]
 
 
 @pytest.mark.parametrize(
@@ -398,7 +399,7 @@ def shapes(spec: nn.Layer, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     ],
 )
 def test_a_layers_output_shape_is_inferred(layer: nn.Layer, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    assert nn.infer_shapes(layer, shape).root.shape == expected
+    assert infer_shapes(layer, shape).root.shape == expected
 
 
 def test_shapes_flow_through_a_convolutional_net() -> None:
@@ -410,7 +411,7 @@ def test_shapes_flow_through_a_convolutional_net() -> None:
 
 def test_paths_and_positions_follow_the_nesting() -> None:
     spec = nn.Sequential(nn.ReLU(), nn.Sequential(("block", nn.Residual(nn.Linear(3)))))
-    paths_and_positions = [(node.path, node.positions) for node in nn.infer_shapes(spec, (3,)).leaves()]
+    paths_and_positions = [(node.path, node.positions) for node in infer_shapes(spec, (3,)).leaves()]
     assert paths_and_positions == [(("0",), (0,)), (("1", "block", "body"), (1, 0, 0))]
 
 
@@ -429,39 +430,39 @@ def test_paths_and_positions_follow_the_nesting() -> None:
 def test_a_layer_that_does_not_fit_is_a_shape_error_that_names_its_path(layer: nn.Layer) -> None:
     spec = nn.Sequential(nn.ReLU(), ("block", nn.Sequential(layer)))
     with pytest.raises(errors.ShapeError, match=r"^At 'block\.0"):
-        nn.infer_shapes(spec, (3, 8, 8))
+        infer_shapes(spec, (3, 8, 8))
 
 
 def test_too_many_spatial_axes_are_refused() -> None:
     with pytest.raises(errors.ShapeError, match="1 to 3 spatial axes"):
-        nn.infer_shapes(nn.Conv(8, 1), (3, 2, 2, 2, 2))
+        infer_shapes(nn.Conv(8, 1), (3, 2, 2, 2, 2))
 
 
 def test_a_residual_whose_body_changes_the_shape_is_refused() -> None:
     with pytest.raises(errors.ShapeError, match=r"Residual at '1'.*\(4,\) into \(5,\)"):
-        nn.infer_shapes(nn.Sequential(nn.Linear(4), nn.Residual(nn.Linear(5))), (3,))
+        infer_shapes(nn.Sequential(nn.Linear(4), nn.Residual(nn.Linear(5))), (3,))
 
 
 def test_a_shared_layer_with_different_inputs_is_refused_and_both_places_named() -> None:
     shared = nn.Linear(8)
     with pytest.raises(errors.ShapeError, match=r"'0' and '2'.*\(3,\) and \(5,\)"):
-        nn.infer_shapes(nn.Sequential(shared, nn.Linear(5), shared), (3,))
+        infer_shapes(nn.Sequential(shared, nn.Linear(5), shared), (3,))
 
 
 def test_a_shared_layer_is_known_to_be_shared() -> None:
     shared = nn.Linear(8)
-    assert nn.infer_shapes(nn.Sequential(nn.Linear(8), shared, shared), (8,)).shared == {id(shared)}
+    assert infer_shapes(nn.Sequential(nn.Linear(8), shared, shared), (8,)).shared == {id(shared)}
 
 
 def test_equal_descriptions_are_different_layers() -> None:
-    assert nn.infer_shapes(nn.Sequential(nn.Linear(8), nn.Linear(8)), (8,)).shared == frozenset()
+    assert infer_shapes(nn.Sequential(nn.Linear(8), nn.Linear(8)), (8,)).shared == frozenset()
 
 
 def test_what_is_no_layer_is_a_type_error() -> None:
     with pytest.raises(TypeError, match=r"'1'.*str"):
         nn.Sequential(nn.ReLU(), "relu")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="int"):
-        nn.infer_shapes(3, (4,))  # type: ignore[arg-type]
+        infer_shapes(3, (4,))  # type: ignore[arg-type]
 
 
 def test_an_empty_sequence_or_two_children_of_one_name_are_refused() -> None:
@@ -475,13 +476,13 @@ def marks(spec: nn.Layer, shape: tuple[int, ...]) -> dict[str, tuple[str | None,
     """path -> (convert, after), where either is set."""
     found = {}
 
-    def visit(node: nn.Node) -> None:
+    def visit(node: Node) -> None:
         if node.convert or node.after:
             found[".".join(node.path)] = (node.convert, node.after)
         for child in node.children:
             visit(child)
 
-    visit(nn.infer_shapes(spec, shape).root)
+    visit(infer_shapes(spec, shape).root)
     return found
 
 
@@ -814,7 +815,7 @@ def test_a_missing_parameters_message_is_not_shown_as_a_repr() -> None:
         lambda: nn.GELU("erf"),
         lambda: nn.Sequential(),
         lambda: nn.Sequential(3),  # type: ignore[arg-type]
-        lambda: nn.infer_shapes(3, (4,)),  # type: ignore[arg-type]
+        lambda: infer_shapes(3, (4,)),  # type: ignore[arg-type]
     ],
     ids=["gain", "mode", "truncation", "approximation", "empty", "no layer", "no architecture"],
 )

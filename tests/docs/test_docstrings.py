@@ -15,6 +15,8 @@ import multiparam.adapter as mpa
 
 MODULES = (mp, mp.nn, mp.init, mp.losses, mpa)
 DUNDERS = ("__getitem__", "__call__")  # that a reader would look up
+# What a maker of initialisers gives is said once, by the class: "Returns: The initialiser." a dozen times is noise.
+NO_RESULT = (None, "None", inspect.Signature.empty, "Initializer")
 
 
 def of_ours(thing: Any) -> bool:
@@ -66,7 +68,7 @@ def test_it_says_what_it_takes_and_gives(where: str) -> None:
     text = inspect.getdoc(function) or ""
     described = section(text, "Args")
     assert [name for name in arguments(function) if not re.search(rf"\*{{0,2}}\b{name}\b", described)] == []
-    if inspect.signature(function).return_annotation not in (None, "None", inspect.Signature.empty):
+    if inspect.signature(function).return_annotation not in NO_RESULT:
         assert section(text, "Returns") or section(text, "Yields"), text
 
 

@@ -1,0 +1,142 @@
+"""What a model is to the core: slots, the places that use a parameter, each bound to one storage.
+
+Two slots on one storage are tied. Naming, selection, seeds, files and comparison are written in these terms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from .layouts import Layout, join
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Array = Any  # a framework's own array
+
+
+class Storage(Protocol):
+    """One array the framework keeps, in its native layout. Compared by identity: one object per array.
+
+    It is a place, not a tensor: frameworks and users put other arrays there, and ``native`` is what is there now.
+    """
+
+    trainable: bool
+    """Whether gradient steps change it; settable."""
+
+    @property
+    def native(self) -> Any:
+        """The untouched framework object: a Parameter, a Variable, an array."""
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The native shape; None while it is not known."""
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the dtype, such as ``"float32"``."""
+
+    def read(self) -> Array:
+        """The live array.
+
+        Returns:
+            The framework's array in native layout; it may alias the model's memory, and is tracked inside an objective.
+        """
+
+    def write(self, value: np.ndarray) -> None:
+        """Replace all values.
+
+        Args:
+            value: Of the native shape and the dtype: the core has checked both. The storage keeps no alias of it.
+        """
+
+    def grad(self) -> Array | None:
+        """The gradient.
+
+        Returns:
+            What the last backward left, in native layout; None before the first one.
+        """
+
+
+class Piece(NamedTuple):
+    """What a slot is of a parameter that several native arrays make up: see :mod:`multiparam.core.composite`.
+
+    Attributes:
+        part: The place among the arrays below one another; None where the slot is not one of several.
+        unpacked: The leaf's name where the parts do not have one shape, and each is a parameter by itself.
+        row: The row of the native array that the slot is; None for the whole of it.
+        options_layer: The layer whose options matter: a gate's cell.
+    """
+
+    part: int | None = None
+    unpacked: str = ""
+    row: int | None = None
+    options_layer: Any = None
+
+
+# Ten fields and no more: what an adapter must state. Not frozen, only because that costs a call for each field, and
+# large models are listed anew after each tie.
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place in a model that uses a storage, as the adapter states it. Not changed once it is made: see ``replace``.
+
+    Attributes:
+        path: Segments of the name; the last is the canonical leaf.
+        positions: For each segment before the leaf, its place among all children of its parent, those without
+            parameters included.
+        kind: The kind of layer, such as ``"linear"``; the class name of an unknown layer.
+        storage: The array that is used here.
+        layout: How the array used here shows in canonical form; None: as it is.
+        owner: Where the framework keeps it. Slots of the same owner and leaf are one place used twice, as when one
+            layer object is used at two positions.
+        leaf: The native name of it there.
+        buffer: Whether it is state that is not trained.
+        view: What a transposed tie does: the place uses the storage's array in this layout.
+        piece: What it is of a parameter made of several arrays.
+    """
+
+    path: tuple[str, ...]
+    positions: tuple[int, ...]
+    kind: str
+    storage: Storage
+    layout: Layout | None = None
+    owner: Any = None
+    leaf: str = ""
+    buffer: bool = False
+    view: Layout | None = None
+    piece: Piece | None = None
+
+    @property
+    def canonical(self) -> Layout | None:
+        """How the storage's array shows in canonical form from here."""
+        return self.layout if self.view is None else join(self.view, self.layout)
+
+    @property
+    def options_layer(self) -> Any:
+        """The layer whose options the weights do not carry."""
+        return self.owner if self.piece is None else self.piece.options_layer
+
+    @property
+    def parts(self) -> tuple[Slot, ...]:
+        """The slots of the native arrays behind it: itself, unless it is packed."""
+        return (self,)
+
+    def replace(self, **changes: Any) -> Slot:
+        """A copy with some fields changed.
+
+        Args:
+            **changes: Fields and their new values.
+
+        Returns:
+            Another slot of the same place.
+        """
+        return replace(self, **changes)
+
+
+class Activation(NamedTuple):
+    """One call of a layer: its name, what it took by position, and what it gave."""
+
+    layer: str
+    inputs: tuple[Any, ...]
+    output: Any
