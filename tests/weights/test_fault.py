@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.flavours import in_framework
 from support.interpreter import python
-from weights.test_files import equal
+from support.states import equal
 
 import multiparam as mp
 from multiparam import errors

@@ -18,7 +18,7 @@ import pytest
 from support.flavours import in_framework
 from support.holders import CASES, FLAVOURS, NEEDS
 from support.interpreter import LOADED, python
-from support.states import X, bits, made, refused, transposed, weights
+from support.states import X, bits, equal, made, refused, transposed, weights
 
 import multiparam as mp
 from multiparam import errors, nn
@@ -35,13 +35,6 @@ PLAIN = {
     "count": np.array(2**63 - 1, "int64"),
     "bytes": np.arange(7, dtype="uint8"),
 }
-
-
-def equal(found: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> bool:
-    return found.keys() == truth.keys() and all(
-        found[name].dtype == a.dtype and found[name].shape == a.shape and found[name].tobytes() == a.tobytes()
-        for name, a in truth.items()
-    )
 
 
 def document(path: Path) -> dict[str, Any]:
