@@ -23,7 +23,8 @@ from ..core.model import Model
 from ..errors import InvalidArgument, Unsupported
 from ..transfers import apply
 from ..transfers import plan as planning
-from ..transfers.plan import Manifest, Move, Plan
+from ..transfers.manifest import Manifest
+from ..transfers.plan import Move, Plan
 from ..transfers.rename import Rules
 from .activations import Kept
 from .divergence import Follower, Layer

@@ -17,9 +17,10 @@ import numpy as np
 from .. import __version__, losses
 from ..core.state import ArraySpec, Source, spec
 from ..errors import FileError, InvalidArgument, Unsupported
-from ..transfers import plan as planning
-from ..weights.files import FileMetadata, Replacement, describe
-from ..weights.safetensors import Tensor, TensorFile, strict_json, write
+from ..transfers.manifest import manifest_of_arrays
+from ..weights.atomic import Replacement
+from ..weights.metadata import FileMetadata, describe
+from ..weights.safetensors import Tensor, TensorFile, strict_json, write_safetensors
 from .activations import Call, digest
 from .runs import LEARNING_RATES
 from .subjects import Live, NotInFloat64, Recorded, Task, environment
@@ -67,7 +68,7 @@ class Arrays:
         }
         text = json.dumps(whole, ensure_ascii=False, default=str)
         with Replacement() as replacement:
-            write(replacement.file(path), self._tensors.values(), {KEY: text})
+            write_safetensors(replacement.file(path), self._tensors.values(), {KEY: text})
 
 
 # -- writing
@@ -251,7 +252,7 @@ def _recorded(
 
     about = FileMetadata(said["parameters"], said["layers"])
     gradients = Values(file, said["gradients"]) if "gradients" in said else None
-    side = planning.manifest_of_arrays(Values(file, said["values"]), said["title"], about, said["order"])
+    side = manifest_of_arrays(Values(file, said["values"]), said["title"], about, said["order"])
     return Recorded(
         name, model, said["backend"], said["version"], side, tuple(said["dtypes"]),
         {dtype: run(dtype) for dtype in said["passes"]}, gradients, Values(file, said["trained"]), task,

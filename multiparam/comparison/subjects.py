@@ -19,8 +19,8 @@ from ..core.group import store_of
 from ..core.model import Model
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, ShapeError, Unsupported
 from ..transfers import apply
-from ..transfers import plan as planning
-from ..transfers.plan import Manifest, Plan
+from ..transfers.manifest import Manifest, manifest_of
+from ..transfers.plan import Plan
 from .activations import Call, Kept, chosen
 
 Arrays = Mapping[str, np.ndarray]
@@ -141,7 +141,7 @@ class Live(Subject):
         self.environment = environment()
         self.backend = net.backend
         self.version = str(registry.info(net.backend).version())
-        self.side = planning.manifest_of(net)
+        self.side = manifest_of(net)
         dtypes = (slot.storage.dtype for slot in store_of(net).table.slots)
         own = next((dtype for dtype in dtypes if dtype in EPS), "float32")
         wide = own != "float64" and store_of(net).host.in_float64() is not None

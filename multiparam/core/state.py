@@ -22,7 +22,16 @@ LINES = 10  # of each sort of misfit that an error lists
 
 
 class Loaded(NamedTuple):
-    """What a load left out: parameters the state does not have, and names the model does not have."""
+    """What a load left out.
+
+    Attributes:
+        missing: Names of parameters and buffers that the state does not have; they are as they were.
+        unexpected: Names of the state that the model does not have; they were not read.
+
+    Example:
+        >>> Loaded(missing=("head.bias",)).unexpected
+        ()
+    """
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
@@ -39,33 +48,41 @@ class Source(Mapping[str, np.ndarray]):
     """Arrays by name that are read when asked for, one at a time: what readers of files derive from.
 
     A context manager, where something is to be closed; it closes by itself when nobody uses it any more.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = mp.save({"w": np.ones((2, 3))}, pathlib.Path(tempfile.mkdtemp()) / "w.safetensors")
+        >>> with mp.read(path) as source:
+        ...     list(source), source.spec("w"), float(source["w"].sum())
+        (['w'], ArraySpec(shape=(2, 3), dtype='float64'), 6.0)
     """
 
     own_layouts = False
     """Whether the format is a framework's own and holds arrays in that one's layouts."""
 
     def spec(self, name: str) -> ArraySpec:
-        """Shape and dtype of an array, without reading it where the format allows.
+        """Shape and dtype of an array; where the format has them beside its values, without reading those.
 
         Args:
-            name: One of the names.
+            name: One of the names of this mapping.
 
         Returns:
-            Its shape, and numpy's name of its dtype.
+            The shape, and the dtype by numpy's name (``"bfloat16"`` and others by ml_dtypes').
 
         Raises:
-            KeyError: There is no such array.
+            KeyError: For an unknown name.
         """
         return spec(self[name])
 
     def verify(self, name: str) -> None:
-        """See that an array can be read, and is as it was written.
+        """Read an array for nothing but to see that it can be read and is as it was written.
 
         Args:
-            name: One of the names.
+            name: One of the names of this mapping.
 
         Raises:
-            FileError: It is not.
+            KeyError: For an unknown name.
+            FileError: Where the file is damaged, or its checksum of the array is another.
         """
         self[name]
 
@@ -95,6 +112,15 @@ def spec(array: Any) -> ArraySpec:
     return ArraySpec(tuple(array.shape), array.dtype.name)
 
 
+def state_spec(state: Mapping[str, Any], name: str) -> ArraySpec:
+    """Shape and dtype of an array of a state: a file says them without reading its values.
+
+    >>> state_spec({"w": np.zeros((2, 3))}, "w")
+    ArraySpec(shape=(2, 3), dtype='float64')
+    """
+    return state.spec(name) if isinstance(state, Source) else spec(state[name])
+
+
 def load_state(
     known: Mapping[str, Parameter],
     state: Mapping[str, Any],
@@ -119,7 +145,7 @@ def load_state(
             chosen[known[name].names].append(name)
     missing = tuple(firsts[key] for key, names in chosen.items() if not names and not _bookkeeping(firsts[key]))
     unexpected = tuple(name for name in state if name not in known and not _bookkeeping(name))
-    specs = {name: _spec(state, name) for names in chosen.values() for name in names}
+    specs = {name: state_spec(state, name) for names in chosen.values() for name in names}
     misfits = {name: text for name, each in specs.items() if (text := _misfit(known[name], name, each, cast))}
     conflicts = [
         text
@@ -154,10 +180,6 @@ def _write(state: Mapping[str, Any], names: list[str], known: Mapping[str, Param
 
 def _bookkeeping(name: str) -> bool:
     return split(name)[1] in BOOKKEEPING
-
-
-def _spec(state: Mapping[str, Any], name: str) -> ArraySpec:
-    return state.spec(name) if isinstance(state, Source) else spec(state[name])
 
 
 def _value(state: Mapping[str, Any], name: str) -> np.ndarray:

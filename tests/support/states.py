@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,13 @@ def refused(net: mp.Model, error: Any = errors.StateError, match: str | None = N
     with pytest.raises(error, match=match) as caught:
         yield caught
     assert bits(net) == before
+
+
+def equal(found: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> bool:
+    return found.keys() == truth.keys() and all(
+        found[name].dtype == a.dtype and found[name].shape == a.shape and found[name].tobytes() == a.tobytes()
+        for name, a in truth.items()
+    )
 
 
 def weights(backend: str, seed: int = 1) -> dict[str, np.ndarray]:

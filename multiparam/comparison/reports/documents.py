@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ... import __version__
-from ...weights.files import written_whole
+from ...weights.atomic import write_text_atomically
 from ..judge import Check, plain
 from ..models import Comparison, Pair
 
@@ -118,7 +118,7 @@ def _put(path: Path, text: str) -> None:
     if path.exists() and not path.is_file():
         path.write_text(text, "utf-8")
     else:
-        written_whole(path, text)
+        write_text_atomically(path, text)
 
 
 def _json(found: Comparison) -> str:
