@@ -15,7 +15,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         for package in ("typer", "rich"):
-            require(package, f"The command line needs {package}", 'pip install "multiparam[cli]"')
+            require(package, "The command line", 'pip install "multiparam[cli]"')
     except PackageMissing as error:
         print(error, file=sys.stderr)
         sys.exit(3)
