@@ -13,16 +13,16 @@ from .options import (
     FOR_BUILT_IN,
     REPORTS,
     USER_MODELS,
-    Backends,
+    BackendNames,
     Inputs,
     LayerGlobs,
     LearningRate,
-    Networks,
+    NetworkNames,
     Objective,
     OptimizerName,
     Seed,
     Steps,
-    reject_parameters,
+    reject_values,
 )
 from .terminal import exit_on_error
 
@@ -47,8 +47,8 @@ Html = Annotated[Path | None, typer.Option(help="The same as a page, with plots.
 
 def compare_command(
     models: Models = None,
-    backend: Backends = None,
-    model: Networks = None,
+    backends: BackendNames = None,
+    networks: NetworkNames = None,
     steps: Steps = None,
     seed: Seed = None,
     against: Against = None,
@@ -74,21 +74,21 @@ def compare_command(
     for form, path in reports.items():
         if path is not None:
             check_folder(path, f"--{form}")
-    for_built_in = {"backend": backend, "model": model, "seed": seed}
+    for_built_in = {"backend": backends, "model": networks, "seed": seed}
     for_user_models = {
         "inputs": inputs, "objective": objective, "optimizer": optimizer, "lr": lr, "rules": rules, "sync": sync,
         "layers": layers,
     }  # fmt: skip
     with exit_on_error():
         if not _are_built_in(models, against):
-            reject_parameters(for_built_in, FOR_BUILT_IN)
+            reject_values(for_built_in, FOR_BUILT_IN)
             options = {**for_user_models, "layers": tuple(layers or ()), "steps": steps, "against": against}
             config = user_models.configuration(models or [], options)
             raise typer.Exit(user_models.compare_models(config, rtol_eps, reports))
-        reject_parameters({**for_user_models, "rtol_eps": rtol_eps}, "it is for models of yours: name two")
+        reject_values({**for_user_models, "rtol_eps": rtol_eps}, "it is for models of yours: name two")
         if not models:
             raise typer.Exit(builtin_networks.compare_built_in({**for_built_in, "steps": steps}, against, reports))
-        reject_parameters({**for_built_in, "steps": steps}, "recordings have it already")
+        reject_values({**for_built_in, "steps": steps}, "recordings have it already")
         files = [*([] if against is None else [against]), *map(Path, models)]
         raise typer.Exit(builtin_networks.compare_recordings(files, reports))
 

@@ -14,10 +14,10 @@ BUILT_IN, USER_MODELS, REPORTS = "For the networks built in", "For models of you
 OBJECTIVE = "mse, cross_entropy or file.py:function; the last array of the inputs is then the targets."
 STEPS = "Training steps; with the networks built in 100 with each optimizer, with MODELS none."
 
-Backends = Annotated[
+BackendNames = Annotated[
     list[str] | None, typer.Option("--backend", help="These only. Repeatable.", rich_help_panel=BUILT_IN)
 ]
-Networks = Annotated[
+NetworkNames = Annotated[
     list[str] | None, typer.Option("--model", help="Only these networks. Repeatable.", rich_help_panel=BUILT_IN)
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of the initial values.", rich_help_panel=BUILT_IN)]
@@ -33,6 +33,6 @@ LayerGlobs = Annotated[list[str] | None, typer.Option(help="Follow only layers t
 FOR_BUILT_IN = "it is for the networks built in, not for models of yours"
 
 
-def reject_parameters(parameters: Mapping[str, object], why: str) -> None:
-    """A usage error for the first of a command's parameters that has a value; it is named as its option."""
-    reject_options({f"--{name.replace('_', '-')}": value for name, value in parameters.items()}, why)
+def reject_values(values: Mapping[str, object], why: str) -> None:
+    """A usage error for the first option that has a value; options by their names in Python."""
+    reject_options({f"--{name.replace('_', '-')}": value for name, value in values.items()}, why)

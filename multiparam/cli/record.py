@@ -11,16 +11,16 @@ from . import builtin_networks, user_models
 from .opening import check_folder
 from .options import (
     FOR_BUILT_IN,
-    Backends,
+    BackendNames,
     Inputs,
     LayerGlobs,
     LearningRate,
-    Networks,
+    NetworkNames,
     Objective,
     OptimizerName,
     Seed,
     Steps,
-    reject_parameters,
+    reject_values,
 )
 from .terminal import exit_on_error
 
@@ -33,8 +33,8 @@ Output = Annotated[Path, typer.Option(help="The safetensors file to write.")]
 def record_command(
     models: Models = None,
     output: Output = Path("run.safetensors"),
-    backend: Backends = None,
-    model: Networks = None,
+    backends: BackendNames = None,
+    networks: NetworkNames = None,
     steps: Steps = None,
     seed: Seed = None,
     inputs: Inputs = None,
@@ -50,14 +50,14 @@ def record_command(
     check_folder(output, "--output")
     if output.suffix != user_models.RECORDING:
         raise typer.BadParameter(f"a recording is a {user_models.RECORDING} file", param_hint="--output")
-    for_built_in = {"backend": backend, "model": model, "seed": seed}
+    for_built_in = {"backend": backends, "model": networks, "seed": seed}
     for_user_models = {"inputs": inputs, "objective": objective, "optimizer": optimizer, "lr": lr}
     followed = tuple(layers or ())
     with exit_on_error():
         if models:
-            reject_parameters(for_built_in, FOR_BUILT_IN)
+            reject_values(for_built_in, FOR_BUILT_IN)
             config = user_models.configuration(models, {**for_user_models, "layers": followed, "steps": steps})
             user_models.record_models(config, output)
         else:
-            reject_parameters(for_user_models, "it is for models of yours: name one")
+            reject_values(for_user_models, "it is for models of yours: name one")
             builtin_networks.record_built_in({**for_built_in, "steps": steps}, followed, output)
