@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from .. import losses, nn
+from ..core.packages import require
 
 BATCH = 64
+DATASETS, WHY, INSTALL = "sklearn.datasets", "The data of the networks built in", 'pip install "multiparam[compare]"'
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,7 @@ class Entry:
 def iris() -> tuple[np.ndarray, np.ndarray]:
     """Four measures of 150 flowers, each scaled to mean 0 and deviation 1, interleaved by species, and the species
     as a number to regress on, shape (150, 1)."""
-    from sklearn.datasets import load_iris
-
-    x, y = load_iris(return_X_y=True)
+    x, y = require(DATASETS, WHY, INSTALL).load_iris(return_X_y=True)
     order = np.arange(150).reshape(3, 50).T.ravel()
     x = (x - x.mean(0)) / x.std(0)
     return x[order].astype(np.float32).astype(np.float64), y[order, None].astype(np.float64)
@@ -47,9 +47,7 @@ def iris() -> tuple[np.ndarray, np.ndarray]:
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """1797 handwritten digits as 64 numbers from 0 to 1, and their labels."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
+    x, y = require(DATASETS, WHY, INSTALL).load_digits(return_X_y=True)
     return x / 16.0, y.astype(np.int64)
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import multiparam as mp
 from multiparam import errors
-from multiparam.cli.app import app
+from multiparam.cli.commands import app
 from multiparam.comparison.reports.documents import as_json, as_junit, as_markdown
 
 torch = pytest.importorskip("torch")
