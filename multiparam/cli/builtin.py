@@ -17,15 +17,17 @@ from .terminal import exit_on_error, print_verdict, progress, quiet
 from .user_models import written
 
 if TYPE_CHECKING:
-    from ..comparison.models import Comparison
-    from ..comparison.runs import Run
+    from ..comparison.results import Comparison
+    from ..comparison.runs import NetworkRun as Run
 
 STEPS, SEED = 100, 0
 
 
 def run(given: Mapping[str, Any], against: Path | None, paths: Mapping[str, Path | None]) -> int:
     """Build the networks here and compare them, with each other or with a recording; the exit code."""
-    from ..comparison.networks import judge_networks, labelled, of_files
+    from ..comparison.networks import judge_networks
+    from ..comparison.networks import label_columns as labelled
+    from ..comparison.networks import open_network_files as of_files
     from ..comparison.subjects import environment
     from ..comparison.zoo import ZOO
 
@@ -49,7 +51,8 @@ DEFAULTS = (("steps", STEPS), ("seed", SEED))
 
 def judge(files: Sequence[Path], paths: Mapping[str, Path | None]) -> int:
     """Compare recordings of the networks; the exit code."""
-    from ..comparison.networks import judge_networks, of_files
+    from ..comparison.networks import judge_networks
+    from ..comparison.networks import open_network_files as of_files
 
     runs, options, environments = of_files(files)
     networks = list(dict.fromkeys(run.network for run in runs))
@@ -82,8 +85,9 @@ def _runs(
 
 
 def _report(found: Comparison, steps: int, paths: Mapping[str, Path | None]) -> int:
-    from ..comparison.reports.console import show, verdict
-    from ..comparison.reports.documents import write
+    from ..comparison.reports.console import print_checks as show
+    from ..comparison.reports.console import verdict
+    from ..comparison.reports.files import write_reports as write
 
     console = Console()
     show(console, found, steps)

@@ -14,6 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from .. import paths
+from ..comparison.reports.console import console_for
 from ..core.model import Model
 from ..core.state import Source
 from ..errors import FileError
@@ -21,7 +22,7 @@ from ..weights import summary
 from ..weights.formats import read
 from ..weights.summary import Listing, Row
 from . import references
-from .terminal import console_for, exit_on_error, print_table, progress, quiet, warnings_as_sentences
+from .terminal import exit_on_error, print_table, progress, quiet, warnings_as_sentences
 
 COLOURS = {"trainable": "green", "frozen": "cyan", "buffer": "dim"}
 

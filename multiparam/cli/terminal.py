@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ..comparison.reports.console import console_for
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, MultiparamWarning, ParameterNotFound
 
 
@@ -122,14 +123,3 @@ def print_table(
 
 
 FOLDED = ("change", "because", "also called")  # columns whose cells may go on in a next line
-
-
-def console_for(body: Any) -> Console:
-    """As wide as the terminal, but no narrower than lets every name be read; in a file, as wide as it would be."""
-    console = Console()
-    needed = Console(width=100_000).measure(body)
-    if console.is_terminal or "COLUMNS" in os.environ:
-        console.width = max(console.width, needed.minimum)
-    else:
-        console.width = max(80, needed.maximum)
-    return console

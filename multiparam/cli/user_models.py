@@ -17,8 +17,8 @@ from . import references
 from .terminal import exit_on_error, print_error, print_verdict, quiet
 
 if TYPE_CHECKING:
-    from ..comparison.config import Asked
-    from ..comparison.models import Comparison
+    from ..comparison.config import Config as Asked
+    from ..comparison.results import Comparison
 
 RECORDING, FILE = ".safetensors", ".toml"
 
@@ -28,7 +28,8 @@ def asked_for(models: Sequence[str], given: Mapping[str, Any]) -> Asked:
 
     Raises BadParameter or InvalidArgument for words that name nothing, and FileError for a file that is not right.
     """
-    from ..comparison.config import Asked, read
+    from ..comparison.config import Config as Asked
+    from ..comparison.config import read_config as read
 
     options = {key: value for key, value in given.items() if value is not None and value != ()}
     files = [text for text in models if text.endswith(FILE)]
@@ -57,9 +58,9 @@ def named(text: str) -> tuple[str, str]:
 
 def run(asked: Asked, rtol_eps: float | None, written: Mapping[str, Path | None]) -> int:
     """Compare the models that references name; the exit code."""
-    from ..comparison.config import excused
+    from ..comparison.config import accept_known as excused
     from ..comparison.models import compare
-    from ..comparison.reports.documents import write
+    from ..comparison.reports.files import write_reports as write
 
     if asked.inputs is None and not recordings(asked):
         raise typer.BadParameter("models are compared on inputs", param_hint="--inputs")

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from .. import losses, nn
+from ..core.packages import require
 
 BATCH = 64
+DATASETS, WHY, INSTALL = "sklearn.datasets", "The data of the networks built in", 'pip install "multiparam[compare]"'
 
 
 @dataclass(frozen=True)
-class Entry:
+class ZooNetwork:
     """A network, its objective and where its data comes from."""
 
     spec: Callable[[], nn.Layer]
@@ -37,19 +39,16 @@ class Entry:
 def iris() -> tuple[np.ndarray, np.ndarray]:
     """Four measures of 150 flowers, each scaled to mean 0 and deviation 1, interleaved by species, and the species
     as a number to regress on, shape (150, 1)."""
-    from sklearn.datasets import load_iris
-
-    x, y = load_iris(return_X_y=True)
+    x, y = require(DATASETS, WHY, INSTALL).load_iris(return_X_y=True)
     order = np.arange(150).reshape(3, 50).T.ravel()
     x = (x - x.mean(0)) / x.std(0)
+    # Through float32, so that every dtype has the same numbers.
     return x[order].astype(np.float32).astype(np.float64), y[order, None].astype(np.float64)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
     """1797 handwritten digits as 64 numbers from 0 to 1, and their labels."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
+    x, y = require(DATASETS, WHY, INSTALL).load_digits(return_X_y=True)
     return x / 16.0, y.astype(np.int64)
 
 
@@ -101,10 +100,10 @@ def cnn() -> nn.Layer:
     )
 
 
-ZOO: Mapping[str, Entry] = {
-    "mlp": Entry(mlp, losses.mse, iris, "4-8-1 on iris"),
-    "nested": Entry(nested, losses.mse, iris, "four named blocks on iris"),
-    "tied": Entry(tied, losses.mse, iris, "one layer at two positions on iris"),
-    "digits-mlp": Entry(digits_mlp, losses.cross_entropy, digits, "64-128-64-10 on digits"),
-    "cnn": Entry(cnn, losses.cross_entropy, digit_images, "convolutional, batch-normalised, on digits"),
+ZOO: Mapping[str, ZooNetwork] = {
+    "mlp": ZooNetwork(mlp, losses.mse, iris, "4-8-1 on iris"),
+    "nested": ZooNetwork(nested, losses.mse, iris, "four named blocks on iris"),
+    "tied": ZooNetwork(tied, losses.mse, iris, "one layer at two positions on iris"),
+    "digits-mlp": ZooNetwork(digits_mlp, losses.cross_entropy, digits, "64-128-64-10 on digits"),
+    "cnn": ZooNetwork(cnn, losses.cross_entropy, digit_images, "convolutional, batch-normalised, on digits"),
 }
