@@ -168,11 +168,11 @@ def test_equal_arrays_are_in_it_once(tmp_path: Path) -> None:
 
 
 def test_names_that_look_like_places_stay_apart(tmp_path: Path) -> None:
-    arrays = recordings.Arrays()
-    said = [arrays.put({"b": np.ones(1)}, "a"), arrays.put(np.zeros(1), "a/b"), arrays.put(np.ones(1), "c")]
-    arrays.write(tmp_path / "run.safetensors", {"said": said})
+    writer = recordings.RecordingWriter()
+    values = [writer.add({"b": np.ones(1)}, "a"), writer.add(np.zeros(1), "a/b"), writer.add(np.ones(1), "c")]
+    writer.write(tmp_path / "run.safetensors", {"values": values})
     with TensorFile(tmp_path / "run.safetensors") as file:
-        assert [recordings.loaded(each, file) for each in said] == [{"b": 1.0}, 0.0, 1.0]
+        assert [recordings.load_arrays(each, file) for each in values] == [{"b": 1.0}, 0.0, 1.0]
 
 
 # -- files that are not what they should be
