@@ -36,8 +36,12 @@ JUDGES: Mapping[str, Sequence[str]] = {
     "multiparam/comparison/results.py": ["*"],
     "multiparam/comparison/networks.py": ["judge_networks", "label_columns", "_follow"],
     "multiparam/comparison/config.py": [
-        "KnownDifference.covers", "accept_known", "_accepted", "_differences", "_outlived",
-    ],  # fmt: skip
+        "KnownDifference.covers",
+        "accept_known",
+        "_accepted",
+        "_differences",
+        "_outlived",
+    ],
 }
 # The tests: all of a file, or those that use one of some names.
 TESTS: Mapping[str, set[str]] = {
@@ -146,8 +150,8 @@ def replaced(line: str, was: str, is_now: str) -> list[str]:
 def copied(folder: Path, modules: Sequence[str]) -> None:
     """The core, the tests and a configuration in a folder of their own."""
     shutil.copytree(ROOT / "multiparam", folder / "multiparam", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "tests").mkdir()
     for name in ("conftest.py", *TESTS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for module in modules:
         path = folder / module

@@ -1,6 +1,6 @@
 """``mp.compare`` and ``mp.record``: do the models people have compute the same, and if not, where do they first part?
 
-The first model is the reference. The parameters of each other one, a candidate, are matched to it by
+The first model is the reference, each other one a candidate. Its parameters are matched to the reference's by
 :func:`multiparam.plan`, and so are the layers whose inputs and outputs are followed through a forward pass.
 """
 

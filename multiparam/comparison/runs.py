@@ -90,13 +90,17 @@ def run_network(
         for batch in batches:
             step(*batch)
             optimizer.step()
-        run.trained[name] = {key: p.numpy() for key, p in net.parameters().items()}
-        # PyTorch counts batches in a buffer, which the others have not.
-        run.buffers[name] = {
-            key: p.numpy() for key, p in net.buffers().items() if key.rpartition(".")[2] not in BOOKKEEPING
-        }
+        _add_trained(run, name, net)
         tick()
     return run
+
+
+def _add_trained(run: NetworkRun, optimizer: str, net: Model) -> None:
+    run.trained[optimizer] = {key: p.numpy() for key, p in net.parameters().items()}
+    # PyTorch counts batches in a buffer, which the others have not.
+    run.buffers[optimizer] = {
+        key: p.numpy() for key, p in net.buffers().items() if key.rpartition(".")[2] not in BOOKKEEPING
+    }
 
 
 def _restore(net: Model, state: NamedArrays) -> None:

@@ -503,7 +503,7 @@ def test_nothing_expected_changes_nothing() -> None:
     assert accept_known({"jax": checks, "keras": []}, ()) == {"jax": checks, "keras": []}
 
 
-def test_items_are_excused_only_all_of_them() -> None:
+def test_items_are_accepted_only_all_of_them() -> None:
     eps = KnownDifference(check="options", contains="bn: eps", reason="as published")
     padding = KnownDifference(check="opt*", model="j?x", contains="padding", reason="a layer of its own")
     assert verdicts([OPTIONS], eps) == {"options": (False, OPTIONS.detail)}
