@@ -29,7 +29,7 @@ import pytest
 
 import multiparam as mp
 from multiparam import initializers, testing
-from multiparam.core import group, layouts, model, parameter, store
+from multiparam.core import group, layouts, model, parameter, registry, store, ties
 
 Changes = Iterable[tuple[Any, str, Any]]  # object, attribute, what it is to be
 
@@ -44,7 +44,7 @@ class Fault(NamedTuple):
 
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
-        adapter = mp.registry.info(self.backend).adapter.partition(":")[0]
+        adapter = registry.info(self.backend).adapter.partition(":")[0]
         with contextlib.ExitStack() as stack:
             for where, name, wrong in self.plant(import_module(adapter)):
                 stack.enter_context(mock.patch.object(where, name, wrong))
@@ -213,7 +213,7 @@ def _(a: Any) -> Changes:
         if net[target].shape != net[source].shape and not transpose:
             raise RuntimeError("the shapes differ")
 
-    yield mp.ties, "_check", wrong
+    yield ties, "_check", wrong
 
 
 # -- access
@@ -980,7 +980,7 @@ def ready() -> None:
     subprocess.run([*pip, str(Path(__file__).parents[1] / "tests" / "support" / "plugin")], check=True)
     sys.path.insert(0, target)
     invalidate_caches()
-    mp.registry.registered.cache_clear()
+    registry.registered.cache_clear()
 
 
 def chosen(backends: list[str], few: bool) -> list[Fault]:

@@ -12,7 +12,8 @@ from rich.text import Text
 from ..errors import TransferError
 from ..transfers import export
 from ..transfers.apply import Report, apply_plan, verify_transfer
-from ..transfers.plan import GUESS, NAME, Plan, plan
+from ..transfers.match import GUESS, NAME
+from ..transfers.plan import Plan, plan
 from ..weights import summary
 from . import references
 from .inspect import check_folder, file_of, model_of, opened
@@ -77,6 +78,13 @@ def convert(
 
 # -- into a model
 
+# A plan's problems, by how many there are, with the option that lets them pass.
+PROBLEMS = {
+    "refused": "{} refused",
+    "missing": "{} missing (--partial leaves them as they are)",
+    "guesses": "{} guessed (--accept-guesses takes them)",
+}
+
 
 def _into_model(
     source: str,
@@ -97,10 +105,11 @@ def _into_model(
             file_of(source).close()
         other = model_of(target, stderr)
         if output is not None:
-            export.by_itself(other, output)
+            export.is_native_export(other, output)
         found = plan(one, other, rules, cast=cast)
         _print_plan(found)
-        problems = _problems(found, accept_guesses, partial)
+        counts = found.problems(partial=partial, accept_guesses=accept_guesses)
+        problems = [PROBLEMS[problem].format(count) for problem, count in counts.items()]
         if dry_run:
             verdict = (
                 f"A transfer would be refused: {'; '.join(problems)}." if problems else "A transfer would be done."
@@ -118,27 +127,12 @@ def _into_model(
             text += f"\n{len(found.missing)} of the target that nothing makes are as they were."
         if output is not None and not wrong:
             with progress("writing", None, stderr) as tick:
-                export.write(other, output, export.naming(other), tick=tick)
+                export.export_file(other, output, export.export_names(other), tick=tick)
             text += f"\nWritten: {output}, {summary.size(output.stat().st_size)}."
         elif output is not None:
             text += f"\n{output} was not written."
     print_verdict(console, text, not wrong)
     return 1 if wrong else 0
-
-
-def _problems(found: Plan, accept_guesses: bool, partial: bool) -> list[str]:
-    """What keeps a plan from being done, and the option that would let it."""
-    missing = [] if partial else found.missing
-    guesses = [] if accept_guesses else found.guesses
-    return [
-        text
-        for text, some in (
-            (f"{len(found.refused)} refused", found.refused),
-            (f"{len(missing)} missing (--partial leaves them as they are)", missing),
-            (f"{len(guesses)} guessed (--accept-guesses takes them)", guesses),
-        )
-        if some
-    ]
 
 
 def _print_plan(found: Plan) -> None:
@@ -166,20 +160,20 @@ def _print_plan(found: Plan) -> None:
 
 def _into_file(source: str, target: Path, rules: Path | None, dry_run: bool, to: str | None) -> int:
     with opened(source) as (thing, stderr):
-        names = export.naming(thing, rules)
-        export.by_itself(thing, target, to, renamed=rules is not None)
+        names = export.export_names(thing, rules)
+        export.is_native_export(thing, target, to, renamed=rules is not None)
         _print_names(source, target, names)
         if dry_run:
             print_verdict(Console(), "Nothing was written: this is a dry run.", True)
             return 0
         with progress("writing", len(names.stored), stderr) as tick:
-            export.write(thing, target, names, to=to, renamed=rules is not None, tick=tick)
+            export.export_file(thing, target, names, format=to, renamed=rules is not None, tick=tick)
     arrays = f"{len(names.stored)} array{'s' if len(names.stored) != 1 else ''}"
     print_verdict(Console(), f"Written: {target}, {arrays}, {summary.size(target.stat().st_size)}.", True)
     return 0
 
 
-def _print_names(source: str, target: Path, names: export.Naming) -> None:
+def _print_names(source: str, target: Path, names: export.ExportNames) -> None:
     aliases: dict[str, list[str]] = {}
     for alias, (stored, _) in names.aliases.items():
         aliases.setdefault(stored, []).append(alias)

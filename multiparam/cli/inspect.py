@@ -18,7 +18,7 @@ from ..comparison.reports.console import console_for
 from ..core.model import Model
 from ..core.state import Source
 from ..errors import FileError
-from ..weights import summary
+from ..weights import histograms, summary
 from ..weights.formats import read
 from ..weights.summary import Listing, Row
 from . import references
@@ -70,7 +70,7 @@ def inspect(
                 found = Listing(found.title, rows, found.whole, found.notes)
             if plot is not None:
                 with progress("drawing", None, stderr) as tick:
-                    summary.plot(found, plot, tick)
+                    histograms.plot(found, plot, tick)
         _show(found, tree, format)
 
 
@@ -120,9 +120,9 @@ def check_folder(path: Path, option: str) -> None:
 
 def _show(found: Listing, tree: bool, format: Format) -> None:
     if format is Format.json:
-        typer.echo(summary.as_json(found))
+        typer.echo(summary.listing_as_json(found))
     elif format is Format.markdown:
-        typer.echo(summary.as_markdown(found))
+        typer.echo(summary.listing_as_markdown(found))
     else:
         console = _print_tree(found) if tree else _print_table(found)
         console.print(summary.summary(found), style="bold", highlight=False, soft_wrap=True)

@@ -17,7 +17,8 @@ from ..core.distances import EPS, distance
 from ..errors import Unsupported
 from ..transfers import apply
 from ..transfers import plan as planning
-from ..transfers.plan import Manifest, Move, Plan
+from ..transfers.manifest import Manifest
+from ..transfers.plan import Move, Plan
 from ..transfers.rename import Rules
 from . import hints
 from .activations import LayerCalls

@@ -17,9 +17,10 @@ import numpy as np
 from .. import __version__, losses
 from ..core.state import ArraySpec, Source, spec
 from ..errors import FileError, InvalidArgument, Unsupported
-from ..transfers import plan as planning
-from ..weights.files import FileMetadata, Replacement, describe
-from ..weights.safetensors import Tensor, TensorFile, strict_json, write
+from ..transfers.manifest import manifest_of_arrays
+from ..weights.atomic import Replacement
+from ..weights.metadata import FileMetadata, describe
+from ..weights.safetensors import Tensor, TensorFile, strict_json, write_safetensors
 from .activations import LayerCall, digest
 from .runs import LEARNING_RATES
 from .schemas import problems
@@ -71,7 +72,7 @@ class RecordingWriter:
         }
         text = json.dumps(whole, ensure_ascii=False, default=str)
         with Replacement() as replacement:
-            write(replacement.file(path), self._tensors.values(), {KEY: text})
+            write_safetensors(replacement.file(path), self._tensors.values(), {KEY: text})
 
 
 def write_models(path: Path, subjects: Sequence[LiveSubject]) -> None:
@@ -255,7 +256,7 @@ def _subject(
         model=model,
         backend=document["backend"],
         version=document["version"],
-        manifest=planning.manifest_of_arrays(values, document["title"], about, document["order"]),
+        manifest=manifest_of_arrays(values, document["title"], about, document["order"]),
         dtypes=tuple(document["dtypes"]),
         passes={dtype: run(dtype) for dtype in document["passes"]},
         gradients=RecordedArrays(file, document["gradients"]) if "gradients" in document else None,

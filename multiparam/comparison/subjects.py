@@ -19,8 +19,8 @@ from ..core.group import store_of
 from ..core.model import Model
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, ShapeError, Unsupported
 from ..transfers import apply
-from ..transfers import plan as planning
-from ..transfers.plan import Manifest, Plan
+from ..transfers.manifest import Manifest, manifest_of
+from ..transfers.plan import Plan
 from .activations import ActivationCache, LayerCalls, OnCall, select_layers
 
 NamedArrays = Mapping[str, np.ndarray]
@@ -141,7 +141,7 @@ class LiveSubject(Subject):
         self.environment = environment()
         self.backend = net.backend
         self.version = str(registry.info(net.backend).version())
-        self.manifest = planning.manifest_of(net)
+        self.manifest = manifest_of(net)
         dtypes = (slot.storage.dtype for slot in store_of(net).table.slots)
         native = next((dtype for dtype in dtypes if dtype in EPS), "float32")
         widens = native != "float64" and store_of(net).host.in_float64() is not None

@@ -1,6 +1,7 @@
 """Parameters that are not one native array: several arrays below one another, or one row of an array.
 
-Flax keeps the gates of an LSTM cell apart, PyTorch packs them; Keras keeps both biases of a GRU in one variable.
+Flax keeps each gate of an LSTM cell in an array of its own, PyTorch packs them; Keras keeps both biases of a GRU in one
+variable.
 An adapter says so with ``part`` and ``row`` of its slots, mostly by :func:`fold`; the core makes them one slot, whose
 storage is a :class:`Packed` view. Gradients and updates go to the native arrays themselves, the ``bases``.
 """
@@ -25,7 +26,7 @@ class Leaf(NamedTuple):
     tell, a function of the native shape.
 
     ``part``: it is this part of ``name``, which several leaves make up one below the other; where their shapes
-    differ, each is a parameter by itself, called ``apart``. ``row``: ``name`` is this row of it only.
+    differ, each is a parameter by itself, called ``unpacked``. ``row``: ``name`` is this row of it only.
     """
 
     name: str
@@ -63,16 +64,16 @@ def heads_in(shape: tuple[int, ...]) -> Layout:
     """A projection to heads, (E, heads, size), as (heads * size, E); layers may be stacked in front."""
     *lead, inputs, many, size = shape
     n = len(lead)
-    turned, whole = (*lead, many, size, inputs), (*lead, many * size, inputs)
-    return Layout(("transpose", (*range(n), n + 1, n + 2, n)), ("reshape", turned, whole))
+    transposed, whole = (*lead, many, size, inputs), (*lead, many * size, inputs)
+    return Layout(("transpose", (*range(n), n + 1, n + 2, n)), ("reshape", transposed, whole))
 
 
 def heads_out(shape: tuple[int, ...]) -> Layout:
     """The projection back, (heads, size, E), as (E, heads * size)."""
     *lead, many, size, outputs = shape
     n = len(lead)
-    turned, whole = (*lead, outputs, many, size), (*lead, outputs, many * size)
-    return Layout(("transpose", (*range(n), n + 2, n, n + 1)), ("reshape", turned, whole))
+    transposed, whole = (*lead, outputs, many, size), (*lead, outputs, many * size)
+    return Layout(("transpose", (*range(n), n + 2, n, n + 1)), ("reshape", transposed, whole))
 
 
 def heads(shape: tuple[int, ...]) -> Layout:

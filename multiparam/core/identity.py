@@ -26,10 +26,10 @@ class Storages(Generic[S]):
 
     def of(self, native: Any, make: Callable[..., S], *arguments: Any) -> S:
         """The storage of a native object, made as ``make(native, *arguments)`` the first time."""
-        found = self._known.get(id(native))
-        if found is None or found.native is not native:  # a freed object's id is used again
-            found = self._known[id(native)] = make(native, *arguments)
-        return found
+        storage = self._known.get(id(native))
+        if storage is None or storage.native is not native:  # a freed object's id is used again
+            storage = self._known[id(native)] = make(native, *arguments)
+        return storage
 
     def add(self, storage: S) -> S:
         """Know a storage made elsewhere."""

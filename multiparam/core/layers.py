@@ -92,8 +92,8 @@ T = TypeVar("T")
 
 
 class ByClass(Generic[T]):
-    """What is said of a class, or of its nearest base. A class is given itself, or as ``"root.Name"`` where its package
-    need not be imported.
+    """What a table has for a class, or for its nearest base. A class is given itself, or as ``"root.Name"`` where its
+    package need not be imported.
 
     >>> ByClass({dict: "a mapping", "builtins.int": "a number"}).of(bool)
     'a number'
@@ -104,15 +104,15 @@ class ByClass(Generic[T]):
         self._known: dict[type, T | None] = {}
 
     def of(self, cls: type) -> T | None:
-        """None where nothing is said."""
+        """The entry of the class or of its nearest base; None where there is none."""
         if cls not in self._known:
-            self._known[cls] = next((said for said in map(self.exact, cls.__mro__) if said is not None), None)
+            self._known[cls] = next((entry for entry in map(self.exact, cls.__mro__) if entry is not None), None)
         return self._known[cls]
 
     def exact(self, cls: type) -> T | None:
-        """What is said of this very class."""
-        said = self._table.get(cls)
-        return self._table.get(f"{cls.__module__.partition('.')[0]}.{cls.__name__}") if said is None else said
+        """The entry of this very class."""
+        entry = self._table.get(cls)
+        return self._table.get(f"{cls.__module__.partition('.')[0]}.{cls.__name__}") if entry is None else entry
 
 
 class Layers:
@@ -150,10 +150,10 @@ class Layers:
         return told
 
     def _look_up(self, cls: type) -> tuple[str, LeafNames]:
-        found = self._known.get(cls)
-        if found is None:
-            found = self._known[cls] = self._search(cls)
-        return found
+        known = self._known.get(cls)
+        if known is None:
+            known = self._known[cls] = self._search(cls)
+        return known
 
     def _search(self, cls: type) -> tuple[str, LeafNames]:
         for base in cls.__mro__:

@@ -114,8 +114,8 @@ class BackendInfo:
 
     def read(self, path: Path) -> Mapping[str, Array]:
         """The arrays of a weight file of one of the suffixes in ``reads``. Raises :class:`BackendMissing`."""
-        found: Mapping[str, Array] = self._function(self.reads[path.suffix], f"reads {path.suffix} files")(path)
-        return found
+        arrays: Mapping[str, Array] = self._function(self.reads[path.suffix], f"reads {path.suffix} files")(path)
+        return arrays
 
     def write(self, source: Host | Mapping[str, Array], path: Path, suffix: str) -> None:
         """Write a weight file of one of the suffixes in ``writes``. Raises :class:`BackendMissing`."""
@@ -126,11 +126,11 @@ class BackendInfo:
 
         module, _, attribute = where.partition(":")
         try:
-            found: Callable[..., Any] = getattr(import_module(module), attribute)
+            function: Callable[..., Any] = getattr(import_module(module), attribute)
         except ImportError as error:
             self.require()
             raise BackendMissing(f"{module!r}, which {what}, does not import: {error}") from error
-        return found
+        return function
 
     def __repr__(self) -> str:
         return f"<backend {self.name!r}: {self.version() or 'not installed'}>"
@@ -156,10 +156,10 @@ def registered() -> Mapping[str, BackendInfo]:
     """Every registered backend by name. Two of one name are an error, since nobody could say which is meant."""
     from importlib.metadata import entry_points
 
-    found: dict[str, BackendInfo] = {}
+    infos: dict[str, BackendInfo] = {}
     origin: dict[str, str] = {}
     for point in entry_points(group=GROUP):
-        if point.name in found:
+        if point.name in infos:
             if origin[point.name] == point.value:  # one distribution seen twice on sys.path
                 continue
             raise BackendUnknown(
@@ -167,15 +167,15 @@ def registered() -> Mapping[str, BackendInfo]:
                 "Uninstall one of them."
             )
         try:
-            found[point.name] = point.load()
+            infos[point.name] = point.load()
         except Exception as error:  # one broken package must not take the others with it
-            found[point.name] = BackendInfo(
+            infos[point.name] = BackendInfo(
                 point.name, recognises=(), arrays=(), requires=(), adapter="", install=f"reinstalling {point.value}"
             )
-            found[point.name].broken = error
+            infos[point.name].broken = error
         origin[point.name] = point.value
-    order = sorted(found, key=lambda name: (not found[name].adapter.startswith("multiparam_"), list(found).index(name)))
-    return {name: found[name] for name in order}
+    order = sorted(infos, key=lambda name: (not infos[name].adapter.startswith("multiparam_"), list(infos).index(name)))
+    return {name: infos[name] for name in order}
 
 
 def backends() -> dict[str, Status]:
@@ -255,11 +255,11 @@ def writers() -> dict[str, BackendInfo]:
 
 
 def _first_by_suffix(suffixes: Callable[[BackendInfo], Mapping[str, str]]) -> dict[str, BackendInfo]:
-    found: dict[str, BackendInfo] = {}
+    by_suffix: dict[str, BackendInfo] = {}
     for known in registered().values():
         for suffix in suffixes(known):
-            found.setdefault(suffix, known)
-    return found
+            by_suffix.setdefault(suffix, known)
+    return by_suffix
 
 
 def detect(obj: Any) -> BackendInfo:
@@ -269,9 +269,9 @@ def detect(obj: Any) -> BackendInfo:
     classes come first. Raises :class:`Unrecognised`.
     """
     roots = {root: known for known in registered().values() for root in known.recognises}
-    found = None if isinstance(obj, type) else _nearest(obj, roots)
-    if found is not None:
-        return found
+    nearest = None if isinstance(obj, type) else _nearest(obj, roots)
+    if nearest is not None:
+        return nearest
     kind = "the class" if isinstance(obj, type) else "an object of type"
     name = obj.__name__ if isinstance(obj, type) else type(obj).__qualname__
     raise Unrecognised(

@@ -22,7 +22,16 @@ LINES = 10  # of each sort of misfit that an error lists
 
 
 class Loaded(NamedTuple):
-    """What a load left out: parameters the state does not have, and names the model does not have."""
+    """What a load left out.
+
+    Attributes:
+        missing: Names of parameters and buffers that the state does not have; they are as they were.
+        unexpected: Names of the state that the model does not have; they were not read.
+
+    Example:
+        >>> Loaded(missing=("head.bias",)).unexpected
+        ()
+    """
 
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
@@ -39,17 +48,42 @@ class Source(Mapping[str, np.ndarray]):
     """Arrays by name that are read when asked for, one at a time: what readers of files derive from.
 
     A context manager, where something is to be closed; it closes by itself when nobody uses it any more.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = mp.save({"w": np.ones((2, 3))}, pathlib.Path(tempfile.mkdtemp()) / "w.safetensors")
+        >>> with mp.read(path) as source:
+        ...     list(source), source.spec("w"), float(source["w"].sum())
+        (['w'], ArraySpec(shape=(2, 3), dtype='float64'), 6.0)
     """
 
     own_layouts = False
     """Whether the format is a framework's own and holds arrays in that one's layouts."""
 
     def spec(self, name: str) -> ArraySpec:
-        """Shape and dtype of an array. Raises KeyError for an unknown name."""
+        """Shape and dtype of an array; where the format has them beside its values, without reading those.
+
+        Args:
+            name: One of the names of this mapping.
+
+        Returns:
+            The shape, and the dtype by numpy's name (``"bfloat16"`` and others by ml_dtypes').
+
+        Raises:
+            KeyError: For an unknown name.
+        """
         return spec(self[name])
 
     def verify(self, name: str) -> None:
-        """Raise FileError where an array cannot be read, or is not as it was written."""
+        """Read an array for nothing but to see that it can be read and is as it was written.
+
+        Args:
+            name: One of the names of this mapping.
+
+        Raises:
+            KeyError: For an unknown name.
+            FileError: Where the file is damaged, or its checksum of the array is another.
+        """
         self[name]
 
     def close(self) -> None:
@@ -78,6 +112,15 @@ def spec(array: Any) -> ArraySpec:
     return ArraySpec(tuple(array.shape), array.dtype.name)
 
 
+def state_spec(state: Mapping[str, Any], name: str) -> ArraySpec:
+    """Shape and dtype of an array of a state: a file says them without reading its values.
+
+    >>> state_spec({"w": np.zeros((2, 3))}, "w")
+    ArraySpec(shape=(2, 3), dtype='float64')
+    """
+    return state.spec(name) if isinstance(state, Source) else spec(state[name])
+
+
 def load_state(
     known: Mapping[str, Parameter],
     state: Mapping[str, Any],
@@ -101,8 +144,8 @@ def load_state(
             given[known[name].names].append(name)
     missing = tuple(firsts[key] for key, names in given.items() if not names and not _bookkeeping(firsts[key]))
     unexpected = tuple(name for name in state if name not in known and not _bookkeeping(name))
-    specs = {name: _spec(state, name) for names in given.values() for name in names}
-    misfits = {name: text for name, found in specs.items() if (text := _misfit(known[name], name, found, cast))}
+    specs = {name: state_spec(state, name) for names in given.values() for name in names}
+    misfits = {name: text for name, each in specs.items() if (text := _misfit(known[name], name, each, cast))}
     conflicts = [
         text
         for names in given.values()
@@ -136,26 +179,22 @@ def _bookkeeping(name: str) -> bool:
     return split(name)[1] in BOOKKEEPING
 
 
-def _spec(state: Mapping[str, Any], name: str) -> ArraySpec:
-    return state.spec(name) if isinstance(state, Source) else spec(state[name])
-
-
 def _value(state: Mapping[str, Any], name: str) -> np.ndarray:
     return to_numpy(state[name])
 
 
-def _misfit(p: Parameter, name: str, found: ArraySpec, cast: bool) -> str:
+def _misfit(p: Parameter, name: str, spec: ArraySpec, cast: bool) -> str:
     """What keeps an array from a parameter; nothing where it fits."""
-    if found.shape != p.shape:
-        turned = len(found.shape) > 1 and found.shape[::-1] == p.shape
-        hint = ". It is transposed: multiparam's layout is PyTorch's, weight (out, in)" if turned else ""
-        return f"{name!r} has shape {p.shape}; the state has {found.shape}{hint}"
-    if found.dtype == p.dtype:
+    if spec.shape != p.shape:
+        transposed = len(spec.shape) > 1 and spec.shape[::-1] == p.shape
+        hint = ". It is transposed: multiparam's layout is PyTorch's, weight (out, in)" if transposed else ""
+        return f"{name!r} has shape {p.shape}; the state has {spec.shape}{hint}"
+    if spec.dtype == p.dtype:
         return ""
     if not cast:
-        return f"{name!r} is {p.dtype}; the state has {found.dtype}. Convert it, or say cast=True"
-    if not castable(found.dtype, p.dtype):
-        return f"{name!r} is {p.dtype}; {found.dtype} values cannot be converted to it"
+        return f"{name!r} is {p.dtype}; the state has {spec.dtype}. Convert it, or say cast=True"
+    if not castable(spec.dtype, p.dtype):
+        return f"{name!r} is {p.dtype}; {spec.dtype} values cannot be converted to it"
     return ""
 
 
@@ -163,13 +202,13 @@ def _conflicts(state: Mapping[str, Any], names: list[str], known: Mapping[str, P
     """Names of one parameter that come with different values."""
     first, *others = names
     value = _value(state, first)
-    found = []
+    conflicts = []
     for name in others:
         other = _value(state, name)
         other = other if known[name] is known[first] else other.T
         if not same(value, other):
-            found.append(f"{first!r} and {name!r} are one parameter; the state has different values for them")
-    return found
+            conflicts.append(f"{first!r} and {name!r} are one parameter; the state has different values for them")
+    return conflicts
 
 
 def _overflow(state: Mapping[str, Any], name: str, specs: Mapping[str, ArraySpec], p: Parameter) -> str:
@@ -186,7 +225,7 @@ def _overflow(state: Mapping[str, Any], name: str, specs: Mapping[str, ArraySpec
 def options_equal(a: Any, b: Any) -> bool:
     """Whether two options of layers are the same; numbers to float32's rounding, in which some frameworks keep them.
 
-    >>> alike((1, 1), [1, 1]), alike(1e-5, float(np.float32(1e-5))), alike(1e-5, 1e-6)
+    >>> options_equal((1, 1), [1, 1]), options_equal(1e-5, float(np.float32(1e-5))), options_equal(1e-5, 1e-6)
     (True, True, False)
     """
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
@@ -234,8 +273,8 @@ def _report(
 
 def _hint(name: str, known: list[str]) -> str:
     """A near name; no list of others, since there is one line for each name."""
-    said = did_you_mean(name, known)
-    return f". {said}" if said.startswith("Did") else ""
+    suggestion = did_you_mean(name, known)
+    return f". {suggestion}" if suggestion.startswith("Did") else ""
 
 
 def _listed(title: str, lines: list[str], count: int | None = None) -> list[str]:

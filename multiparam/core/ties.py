@@ -114,10 +114,10 @@ def _pieces(place: list[Slot]) -> list[list[Slot]]:
 
 def _places(slots: list[Slot]) -> list[list[Slot]]:
     """Slots grouped by where the framework keeps them."""
-    found: dict[tuple[int, str], list[Slot]] = {}
+    places: dict[tuple[int, str], list[Slot]] = {}
     for slot in slots:
-        found.setdefault((id(slot.owner), slot.leaf), []).append(slot)
-    return list(found.values())
+        places.setdefault((id(slot.owner), slot.leaf), []).append(slot)
+    return list(places.values())
 
 
 def _inverse(layout: Layout | None) -> Layout | None:

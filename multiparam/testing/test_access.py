@@ -11,6 +11,7 @@ import pytest
 
 import multiparam as mp
 from multiparam import nn
+from multiparam.core import registry
 from multiparam.core.layouts import Layout, concat
 
 from .networks import X, assert_close, blocks, deep, feature, is_of, mlp
@@ -185,7 +186,7 @@ def test_a_cast_is_made_where_it_is_asked_for(backend: str) -> None:
 
 def test_no_model_is_an_error_of_ours(backend: str) -> None:
     with pytest.raises(mp.errors.Unrecognised):
-        mp.registry.info(backend).load().wrap(object(), ())
+        registry.info(backend).load().wrap(object(), ())
 
 
 def test_a_native_model_wraps_as_what_was_built(backend: str) -> None:
@@ -237,7 +238,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("case", LAYOUTS)
 def test_arrays_change_layout_as_numpys_do(backend: str, case: str) -> None:
-    adapter = mp.registry.info(backend).load()
+    adapter = registry.info(backend).load()
     native = adapter.from_numpy(A)
     moved = LAYOUTS[case].apply(native, adapter.namespace(native))
     np.testing.assert_array_equal(adapter.to_numpy(moved), LAYOUTS[case].apply(A, np))
@@ -245,7 +246,7 @@ def test_arrays_change_layout_as_numpys_do(backend: str, case: str) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_arrays_are_joined_as_numpys_are(backend: str, axis: int) -> None:
-    adapter = mp.registry.info(backend).load()
+    adapter = registry.info(backend).load()
     arrays = [adapter.from_numpy(A), adapter.from_numpy(2 * A)]
     joined = concat(adapter.namespace(arrays[0]), arrays, axis)
     np.testing.assert_array_equal(adapter.to_numpy(joined), np.concatenate([A, 2 * A], axis))
@@ -253,7 +254,7 @@ def test_arrays_are_joined_as_numpys_are(backend: str, axis: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint8"])
 def test_an_array_keeps_its_dtype_and_has_its_own_memory(backend: str, dtype: str) -> None:
-    adapter = mp.registry.info(backend).load()
+    adapter = registry.info(backend).load()
     source = np.arange(64, dtype=dtype).reshape(8, 8)
     array = adapter.from_numpy(source)
     copy = adapter.detach(array)
@@ -265,7 +266,7 @@ def test_an_array_keeps_its_dtype_and_has_its_own_memory(backend: str, dtype: st
 
 
 def test_any_view_of_numpy_is_taken(backend: str) -> None:
-    adapter = mp.registry.info(backend).load()
+    adapter = registry.info(backend).load()
     frozen = A.copy()
     frozen.flags.writeable = False
     for view in (A.T, A[::-1], A[:, ::2], frozen, np.float64(3.0).reshape(()), np.zeros((0, 3))):
@@ -273,7 +274,7 @@ def test_any_view_of_numpy_is_taken(backend: str) -> None:
 
 
 def test_losses_are_means(backend: str) -> None:
-    adapter = mp.registry.info(backend).load()
+    adapter = registry.info(backend).load()
     a, b = (array.reshape(6, 4).astype("float32") for array in (A, A[::-1]))
     loss = mp.to_numpy(adapter.mse(adapter.from_numpy(a), adapter.from_numpy(b)))
     assert loss.item() == pytest.approx(np.mean((a - b) ** 2), rel=1e-5)

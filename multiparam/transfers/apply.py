@@ -8,22 +8,38 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arrays import numpy_dtype
+from ..core.arrays import numpy_dtype, to_numpy
 from ..core.distances import distance
 from ..core.group import store_of
 from ..core.model import Model
 from ..core.parameter import write
 from ..errors import InvalidArgument, TransferError
-from .plan import Move, Plan, manifest_of, plan
+from .manifest import manifest_of
+from .plan import Move, Plan
+from .plan import plan as make_plan
 from .rename import Rules
 
 BOUND = 256.0  # eps of the output's dtype that verification allows, unless told otherwise
+# A plan's problems in a sentence, with what lets them pass.
+PROBLEMS: Mapping[str, str] = {
+    "refused": "something is refused",
+    "missing": "target parameters are missing (partial=True leaves them as they are)",
+    "guesses": "there are guesses (accept_guesses=True takes them)",
+}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a transfer did. ``distance``: that of the outputs in eps, where it was verified; ``parted``: the first
-    layer, by its source and target name, whose outputs differ by more than ``bound``."""
+    """What a transfer did.
+
+    Attributes:
+        plan: The plan that was carried out.
+        distance: The largest difference of the outputs, in eps of their dtype, where it was verified, else None. Of
+            outputs of two dtypes it is that of the smaller one.
+        bound: The distance up to which outputs agree.
+        parted: The first layer, by its source and target name, whose outputs differ by more than ``bound``; empty where
+            the models agree.
+    """
 
     plan: Plan
     distance: float | None = None
@@ -59,15 +75,30 @@ def transfer(
 ) -> Report:
     """Write a source's weights and buffers into a model, by :func:`plan`.
 
-    Everything is checked before anything is written; values are read and written one at a time. ``partial`` leaves
-    target parameters that nothing makes as they are. With ``verify``, example inputs of the source (numpy; a tuple
-    where there are several), both models run afterwards, and the report says how far apart they are, in eps of the
-    output's dtype, and if that is more than ``bound``, the first layer at which they part. Inputs and outputs of four
-    or more axes are brought into each model's order of channels.
+    Everything is checked before anything is written; values are read and written one at a time. Inputs and outputs of
+    four or more axes are brought into each model's order of channels.
 
-    Raises TransferError, with the plan in its text, when the plan is not complete or has guesses not accepted; the
-    target is then unchanged.
+    Args:
+        source: A Model, the path of a weight file, an open one (:func:`multiparam.read`), or a mapping name -> array.
+        target: The model to write into.
+        rules: What the source's names are in the target: see :func:`plan`.
+        partial: Whether to leave target parameters that nothing makes as they are.
+        accept_guesses: Whether to take pairs that only order, kind and shape speak for.
+        cast: Whether to convert to the target's dtypes.
+        verify: Example inputs of the source (numpy; a tuple where there are several): both models run on them
+            afterwards, and the report says how far their outputs are from each other.
+        bound: The distance up to which they agree, in eps of the output's dtype. Where they do not, the report names
+            the first layer that is farther off.
 
+    Returns:
+        What was done, and with ``verify`` whether the models agree.
+
+    Raises:
+        TransferError: With the plan in its text, when the plan is not complete or has guesses not accepted; the target
+            is then unchanged.
+        InvalidArgument: For a rule that fits nothing, or ``verify`` with a source that cannot be run.
+
+    Example:
         >>> import torch
         >>> native = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
         >>> spec = mp.nn.Sequential(mp.nn.Linear(3), mp.nn.ReLU(), mp.nn.Linear(2))
@@ -78,49 +109,48 @@ def transfer(
     """
     if verify is not None and not isinstance(source, Model):
         raise InvalidArgument("Only a model can be run to verify a transfer; this source is a file or a state.")
-    found = plan(source, target, rules, cast=cast)
-    problems = [title for title, texts in (
-        ("something is refused", found.refused),
-        ("target parameters are missing (partial=True leaves them as they are)", [] if partial else found.missing),
-        ("there are guesses (accept_guesses=True takes them)", [] if accept_guesses else found.guesses),
-    ) if texts]  # fmt: skip
+    plan = make_plan(source, target, rules, cast=cast)
+    problems = [PROBLEMS[problem] for problem in plan.problems(partial=partial, accept_guesses=accept_guesses)]
     if problems:
-        raise TransferError(f"Nothing was transferred: {', '.join(problems)}.\n{found}")
-    apply_plan(found, target)
+        raise TransferError(f"Nothing was transferred: {', '.join(problems)}.\n{plan}")
+    apply_plan(plan, target)
     if verify is None:
-        return Report(found, bound=bound)
-    return verify_transfer(found, source, target, verify if isinstance(verify, tuple) else (verify,), bound)
+        return Report(plan, bound=bound)
+    return verify_transfer(plan, source, target, verify if isinstance(verify, tuple) else (verify,), bound)
 
 
-def apply_plan(found: Plan, target: Model, tick: Callable[[str], None] = lambda name: None) -> None:
-    """Write the moves of a plan in which nothing is wrong, one value at a time; ``tick`` is told of each."""
-    for move in found.moves:
+def apply_plan(plan: Plan, target: Model, tick: Callable[[str], None] = lambda name: None) -> None:
+    """Write the moves of a plan in which nothing is wrong, one value at a time; ``tick`` is called after each."""
+    for move in plan.moves:
         p = target[move.target]
         write(p, move.make().astype(numpy_dtype(p.dtype), copy=False))
         tick(move.target)
 
 
+# -- whether both models compute the same
+
+
 def verify_transfer(
-    found: Plan, source: Model, target: Model, inputs: tuple[Any, ...], bound: float = BOUND, again: bool = True
+    plan: Plan, source: Model, target: Model, inputs: tuple[Any, ...], bound: float = BOUND, retry: bool = True
 ) -> Report:
     """Run both models after a transfer. Where they disagree and a flattening was inferred from the layers, the transfer
-    without it is tried, and kept if it agrees."""
-    outputs = [_outputs(source, net, inputs) for net in (source, target)]
-    if [a.shape for a in outputs[0]] != [b.shape for b in outputs[1]]:
-        shapes = " and ".join(str([a.shape for a in each]) for each in outputs)
-        return Report(found, float("inf"), bound, f"the output, of shapes {shapes}")
-    apart = max((_distance(a, b) for a, b in zip(*outputs, strict=True)), default=0.0)
-    if apart <= bound:
-        return Report(found, apart, bound)
-    if again and any(move.permutation for move in found.moves):
+    without it is tried, and stays if it agrees."""
+    outputs, target_outputs = (_outputs(source, net, inputs) for net in (source, target))
+    if [a.shape for a in outputs] != [b.shape for b in target_outputs]:
+        shapes = " and ".join(str([a.shape for a in each]) for each in (outputs, target_outputs))
+        return Report(plan, float("inf"), bound, f"the output, of shapes {shapes}")
+    largest = max((_distance(a, b) for a, b in zip(outputs, target_outputs, strict=True)), default=0.0)
+    if largest <= bound:
+        return Report(plan, largest, bound)
+    if retry and any(move.permutation for move in plan.moves):
         read = manifest_of(source).read
-        other = replace(found, moves=[without_permutation(move, read) for move in found.moves])
-        apply_plan(other, target)
-        report = verify_transfer(other, source, target, inputs, bound, again=False)
+        unpermuted = replace(plan, moves=[without_permutation(move, read) for move in plan.moves])
+        apply_plan(unpermuted, target)
+        report = verify_transfer(unpermuted, source, target, inputs, bound, retry=False)
         if report.agrees:
             return report
-        apply_plan(found, target)
-    return Report(found, apart, bound, first_divergence(found.layers, source, target, inputs, bound))
+        apply_plan(plan, target)
+    return Report(plan, largest, bound, first_divergence(plan.layers, source, target, inputs, bound))
 
 
 def without_permutation(move: Move, read: Callable[[str], np.ndarray]) -> Move:
@@ -132,9 +162,37 @@ def without_permutation(move: Move, read: Callable[[str], np.ndarray]) -> Move:
     return replace(move, make=lambda: read(move.sources[0]), change=change, permutation=None, gradient=gradient)
 
 
+def first_divergence(
+    layers: Iterable[tuple[str, str]], source: Model, target: Model, inputs: tuple[Any, ...], bound: float
+) -> str:
+    """The first layer in the source's order of execution whose output differs in the target, by both names."""
+    calls = [net.activations(*inputs_for(source, net, inputs)) for net in (source, target)]
+    source_outputs, target_outputs = ({call.layer: arrays_of(call.output) for call in each} for each in calls)
+    target_of = dict(layers)
+    for name, arrays in source_outputs.items():
+        target_arrays = target_outputs.get(target_of.get(name, ""))
+        if target_arrays is None:
+            continue
+        pairs = zip(arrays, target_arrays, strict=False)
+        largest = max((min(_distance(a, b) for b in channel_orders(array)) for a, array in pairs), default=0.0)
+        if largest > bound:
+            names = name if name == target_of[name] else f"{name} -> {target_of[name]}"
+            return f"layer {names} ({largest:.3g} eps)"
+    return "the output: the outputs of all layers with parameters agree"
+
+
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    coarse = min((a.dtype, b.dtype), key=lambda dtype: dtype.itemsize)
-    return distance(b, a, coarse.name if coarse.kind == "f" else "float32")
+    """In eps of the smaller dtype of the two: the other one cannot know better than that."""
+    smaller = min((a.dtype, b.dtype), key=lambda dtype: dtype.itemsize)
+    return distance(b, a, smaller.name if smaller.kind == "f" else "float32")
+
+
+# -- inputs and outputs in each model's order of channels
+
+
+def data_order(net: Model) -> str:
+    """Where a model has the channels of its data: ``"first"`` or ``"last"``."""
+    return store_of(net).host.data_order
 
 
 def to_data_order(order: str | None, array: np.ndarray, back: bool = False) -> np.ndarray:
@@ -145,25 +203,20 @@ def to_data_order(order: str | None, array: np.ndarray, back: bool = False) -> n
 
 
 def inputs_for(source: Model, net: Model, inputs: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
-    first, last = data_order(source), data_order(net)
-    arrays = [to_data_order(first, net.to_numpy(x), back=True) for x in inputs]
-    return tuple(np.ascontiguousarray(to_data_order(last, array)) for array in arrays)
-
-
-def data_order(net: Model) -> str:
-    """Where a model has the channels of its data: ``"first"`` or ``"last"``."""
-    return store_of(net).host.data_order
+    """Example inputs of the source as another model takes them."""
+    source_order, order = data_order(source), data_order(net)
+    arrays = [to_data_order(source_order, net.to_numpy(x), back=True) for x in inputs]
+    return tuple(np.ascontiguousarray(to_data_order(order, array)) for array in arrays)
 
 
 def _outputs(source: Model, net: Model, inputs: tuple[Any, ...]) -> list[np.ndarray]:
+    """What a model gives for the source's example inputs, with channels first."""
     outputs = arrays_of(net(*inputs_for(source, net, inputs)))
     return [to_data_order(data_order(net), array, back=True) for array in outputs]
 
 
 def arrays_of(output: Any) -> list[np.ndarray]:
     """Every array of an output, however nested."""
-    from ..core.arrays import to_numpy
-
     if isinstance(output, Mapping):
         return [array for each in output.values() for array in arrays_of(each)]
     if isinstance(output, (list, tuple)):
@@ -174,24 +227,3 @@ def arrays_of(output: Any) -> list[np.ndarray]:
 def channel_orders(array: np.ndarray) -> list[np.ndarray]:
     """A layer's output as it is and with its channels elsewhere: a built model's layers have another order inside."""
     return [array] if array.ndim < 3 else [array, np.moveaxis(array, -1, 1), np.moveaxis(array, 1, -1)]
-
-
-def first_divergence(
-    layers: Iterable[tuple[str, str]], source: Model, target: Model, inputs: tuple[Any, ...], bound: float
-) -> str:
-    """The first layer in the source's order of execution whose output differs in the target, by both names."""
-    watch_calls = [net.activations(*inputs_for(source, net, inputs)) for net in (source, target)]
-    mine, theirs = ({call.layer: arrays_of(call.output) for call in each} for each in watch_calls)
-    to = dict(layers)
-    for name, arrays in mine.items():
-        other = theirs.get(to.get(name, ""))
-        if other is None:
-            continue
-        apart = max(
-            (min(_distance(a, each) for each in channel_orders(b)) for a, b in zip(arrays, other, strict=False)),
-            default=0.0,
-        )
-        if apart > bound:
-            names = name if name == to[name] else f"{name} -> {to[name]}"
-            return f"layer {names} ({apart:.3g} eps)"
-    return "the output: the outputs of all layers with parameters agree"

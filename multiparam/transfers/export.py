@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,129 +17,136 @@ from ..core.model import Model
 from ..core.registry import BackendInfo
 from ..core.state import Source
 from ..errors import FileError, InvalidArgument, MultiparamError
-from ..paths import did_you_mean
-from ..weights.files import Replacement, describe, earlier_shards, encode_metadata, sync_folder
-from ..weights.formats import damaged
-from ..weights.safetensors import INDEX, Tensor
-from ..weights.safetensors import write as write_safetensors
-from .plan import Entry, manifest_of, renamed
-from .rename import Rules
+from ..weights.atomic import Replacement, atomic_path
+from ..weights.formats import damaged, first_line
+from ..weights.metadata import describe, encode_metadata
+from ..weights.safetensors import Tensor, write_safetensors
+from ..weights.sharded import INDEX, earlier_shards
+from .manifest import Entry, manifest_of
+from .rename import Rules, rename_layers
 
 SAFETENSORS = ".safetensors"
 Tick = Callable[[str], None]
 
 
-def writer(path: Path, backend: str | None = None) -> tuple[BackendInfo | None, str]:
+# -- who writes, and under which names
+
+
+def writer(path: Path, format: str | None = None) -> tuple[BackendInfo | None, str]:
     """Who writes a file of such a name, None for multiparam itself, and the suffix.
 
-    ``backend``, or ``"safetensors"``, must be the one that does. Raises InvalidArgument for an unknown suffix or name.
+    ``format``, a backend's name or ``"safetensors"``, must be the one that does. Raises InvalidArgument for an unknown
+    suffix or format.
 
         >>> writer(Path("net.weights.h5"))[1], writer(Path("v1.safetensors"))
         ('.weights.h5', (None, '.safetensors'))
     """
-    ours = SAFETENSORS[1:]
-    known: dict[str, BackendInfo | None] = {SAFETENSORS: None, **registry.writers()}
-    suffix = next((suffix for suffix in sorted(known, key=len, reverse=True) if path.name.endswith(suffix)), None)
-    if backend is not None:
-        names = [ours, *registry.registered()]
-        if backend not in names:
-            raise InvalidArgument(f"No format {backend!r}. {did_you_mean(backend, names)}")
-        of_it = (SAFETENSORS,) if backend == ours else tuple(registry.info(backend).writes)
-        if suffix not in of_it:
-            raise InvalidArgument(f"{backend} files end in {' or '.join(of_it)}; {path.name!r} does not.")
+    own = SAFETENSORS[1:]
+    writers: dict[str, BackendInfo | None] = {SAFETENSORS: None, **registry.writers()}
+    suffix = next((suffix for suffix in sorted(writers, key=len, reverse=True) if path.name.endswith(suffix)), None)
+    if format is not None:
+        formats = [own, *registry.registered()]
+        if format not in formats:
+            raise InvalidArgument(f"No format {format!r}. {paths.did_you_mean(format, formats)}")
+        suffixes = (SAFETENSORS,) if format == own else tuple(registry.info(format).writes)
+        if suffix not in suffixes:
+            raise InvalidArgument(f"{format} files end in {' or '.join(suffixes)}; {path.name!r} does not.")
     if suffix is None:
-        hint = did_you_mean("".join(path.suffixes[-2:]), known)
+        hint = paths.did_you_mean("".join(path.suffixes[-2:]), writers)
         raise InvalidArgument(f"No weight file that can be written ends like {path.name!r}. {hint}")
-    return known[suffix] if backend in (None, ours) else registry.info(str(backend)), suffix
+    return writers[suffix] if format in (None, own) else registry.info(str(format)), suffix
 
 
 @dataclass(frozen=True)
-class Naming:
+class ExportNames:
     """What is written under which name. ``stored``: name -> its source; ``aliases``: name -> the stored name whose
     values it has, and whether transposed; ``dropped``: source names that are left out."""
 
     stored: dict[str, Entry]
     aliases: dict[str, tuple[str, bool]]
     dropped: list[str]
-    read: Callable[[str], np.ndarray]
+    read: Callable[[str], np.ndarray]  # the values of a source name
 
 
-def naming(source: Any, rules: Rules = None) -> Naming:
+def export_names(source: Any, rules: Rules = None) -> ExportNames:
     """A source's names after the rules. Raises InvalidArgument for a rule that fits nothing, or two of one name."""
-    side = manifest_of(source)
-    groups, _, dropped = renamed(side, rules)
+    manifest = manifest_of(source)
+    renamed = rename_layers(manifest, rules)
     stored: dict[str, Entry] = {}
     aliases: dict[str, tuple[str, bool]] = {}
-    first: dict[Any, str] = {}
-    for layer, leaves in groups.items():
+    first_name: dict[Any, str] = {}  # of each storage
+    for layer, leaves in renamed.layers.items():
         for leaf, entry in leaves.items():
             name = f"{layer}.{leaf}" if layer else leaf
-            known = first.setdefault(entry.key, name)
-            if known == name:
+            first = first_name.setdefault(entry.key, name)
+            if first == name:
                 stored[name] = entry
             else:
-                aliases[name] = known, entry.view != stored[known].view
+                aliases[name] = first, entry.view != stored[first].view
     order = {name: i for i, name in enumerate(describe(source)["parameters"])}  # a file's own may be by size
     ordered = sorted(stored.items(), key=lambda item: order.get(item[1].name, len(order)))
-    return Naming(dict(ordered), aliases, dropped, side.read)
+    return ExportNames(dict(ordered), aliases, renamed.dropped, manifest.read)
 
 
-def _by_name(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What is said of a parameter, by each of its names."""
-    said = document.get("parameters", {})
-    return {each: about for name, about in said.items() for each in (name, *about.get("aliases", ()))}
-
-
-def by_itself(source: Any, path: Path, to: str | None = None, *, renamed: bool = False) -> bool:
+def is_native_export(source: Any, path: Path, format: str | None = None, *, renamed: bool = False) -> bool:
     """Whether a model is written by its own framework, in the framework's names: where that writes such files, and
     nothing is renamed. Raises InvalidArgument for a format that only a model of its framework can be written in."""
-    backend, suffix = writer(path, to)
+    backend, suffix = writer(path, format)
     if backend is None:
         return False
-    own = not renamed and isinstance(source, Model) and source.backend == backend.name
-    if not own and suffix in backend.models_only:
+    native = not renamed and isinstance(source, Model) and source.backend == backend.name
+    if not native and suffix in backend.models_only:
         raise InvalidArgument(
             f"A {suffix} file is laid out as the layers of a model are, so only a model of {backend.name} can be "
             "written as one, with its own names: give one as TARGET, and the file as --output."
         )
-    return own
+    return native
 
 
-def write(
-    source: Model | Source, path: Path, names: Naming, *, to: str | None = None, renamed: bool = False, tick: Tick
+# -- writing
+
+
+def export_file(
+    source: Model | Source,
+    path: Path,
+    names: ExportNames,
+    *,
+    format: str | None = None,
+    renamed: bool = False,
+    tick: Tick,
 ) -> None:
-    """Write a source under these names, or by :func:`by_itself`; the file appears whole or not at all.
+    """Write a source under these names, or its own (:func:`is_native_export`); the file appears whole or not at all.
 
     Raises InvalidArgument, Unsupported or FileError for what the format cannot hold, OSError where the disk refuses.
     """
-    own = by_itself(source, path, to, renamed=renamed)
-    backend, suffix = writer(path, to)
+    native = is_native_export(source, path, format, renamed=renamed)
+    backend, suffix = writer(path, format)
     if backend is None:
-        _safetensors(source, path, names, tick)
+        _export_safetensors(source, path, names, tick)
         return
-    with atomically(path) as temporary, _refused(path):
-        host = store_of(source).host if own and isinstance(source, Model) else None
-        backend.write(State(names, tick) if host is None else host, temporary, suffix)
+    with atomic_path(path) as temporary, _unwritable(path):
+        host = store_of(source).host if native and isinstance(source, Model) else None
+        backend.write(ExportedArrays(names, tick) if host is None else host, temporary, suffix)
 
 
-class State(Mapping[str, np.ndarray]):
-    """Every name, aliases too, and its array, read when asked for; names of one array give one object."""
+class ExportedArrays(Mapping[str, np.ndarray]):
+    """Every name, aliases too, and its array, read when it is looked up; names of one array give one object."""
 
-    def __init__(self, names: Naming, tick: Tick) -> None:
+    def __init__(self, names: ExportNames, tick: Tick) -> None:
         self._names = names
         self._tick = tick
-        self._shared = {stored for stored, _ in names.aliases.values()}
-        self._tied: dict[str, np.ndarray] = {}
+        self._tied_names = {stored for stored, _ in names.aliases.values()}
+        self._tied: dict[str, np.ndarray] = {}  # only these stay in memory
 
     def __getitem__(self, name: str) -> np.ndarray:
-        stored, turned = self._names.aliases.get(name, (name, False))
+        stored, transposed = self._names.aliases.get(name, (name, False))
         array = self._tied.get(stored)
         if array is None:
             array = self._names.read(self._names.stored[stored].name)
-            if stored in self._shared:
+            if stored in self._tied_names:
                 self._tied[stored] = array
         self._tick(name)
-        return array.T if turned else array
+        return array.T if transposed else array
 
     def __iter__(self) -> Iterator[str]:
         yield from self._names.stored
@@ -152,7 +156,7 @@ class State(Mapping[str, np.ndarray]):
         return len(self._names.stored) + len(self._names.aliases)
 
 
-def _safetensors(source: Model | Source, path: Path, names: Naming, tick: Tick) -> None:
+def _export_safetensors(source: Model | Source, path: Path, names: ExportNames, tick: Tick) -> None:
     def reader(name: str, entry: Entry) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
             tick(name)
@@ -163,29 +167,33 @@ def _safetensors(source: Model | Source, path: Path, names: Naming, tick: Tick) 
     tensors = [Tensor(name, *entry.spec, reader(name, entry)) for name, entry in names.stored.items()]
     stale = earlier_shards(path.with_name(path.stem + INDEX))
     with Replacement() as replacement:
-        write_safetensors(replacement.file(path), tensors, encode_metadata(_said(source, names), tensors))
-    for old in stale:
-        old.unlink(missing_ok=True)
+        metadata = encode_metadata(_renamed_document(source, names), tensors)
+        write_safetensors(replacement.file(path), tensors, metadata)
+    for earlier in stale:
+        earlier.unlink(missing_ok=True)
 
 
-def _said(source: Model | Source, names: Naming) -> Mapping[str, Any]:
+def _renamed_document(source: Model | Source, names: ExportNames) -> Mapping[str, Any]:
     """The source's document under the new names."""
     document = describe(source)
-    known, options = _by_name(document), document.get("layers", {})
+    options = document.get("layers", {})
+    about_names = {
+        name: about for first, about in document["parameters"].items() for name in (first, *about.get("aliases", ()))
+    }
     parameters: dict[str, dict[str, Any]] = {}
     layers: dict[str, Any] = {}
     for name, entry in names.stored.items():
-        about = known.get(entry.name)
-        aliases = {alias: turned for alias, (stored, turned) in names.aliases.items() if stored == name}
+        about = about_names.get(entry.name)
         if about is not None:
-            kept = {key: value for key, value in about.items() if key not in ("aliases", "transposed")}
+            dropped = {"aliases", "transposed"}
             if entry.name not in document["parameters"]:  # an alias in its place: another layer's
-                kept = {key: value for key, value in kept.items() if key not in ("kind", "layout")}
-            turned = [alias for alias, transposed in aliases.items() if transposed]
+                dropped |= {"kind", "layout"}
+            aliases = {alias: transposed for alias, (stored, transposed) in names.aliases.items() if stored == name}
+            transposed = [alias for alias, is_transposed in aliases.items() if is_transposed]
             parameters[name] = {
-                **kept,
+                **{key: value for key, value in about.items() if key not in dropped},
                 **({"aliases": list(aliases)} if aliases else {}),
-                **({"transposed": turned} if turned else {}),
+                **({"transposed": transposed} if transposed else {}),
             }
         old, new = (paths.split(each)[0] for each in (entry.name, name))
         if old in options:
@@ -193,23 +201,9 @@ def _said(source: Model | Source, names: Naming) -> Mapping[str, Any]:
     return {"parameters": parameters, "layers": layers}
 
 
-class _refused(damaged):
+class _unwritable(damaged):
     """What a framework raises when it cannot write, in a sentence."""
 
     def __exit__(self, kind: Any, error: BaseException | None, at: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, (MultiparamError, OSError)):
-            said = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-            raise FileError(f"{str(self._path)!r} cannot be written. {said}") from error
-
-
-@contextmanager
-def atomically(path: Path) -> Iterator[Path]:
-    """A place to write what ``path`` is to hold, of the same name since some writers look at it; it takes the place of
-    ``path`` when the block ends, and is gone after an error."""
-    with tempfile.TemporaryDirectory(prefix=".multiparam-", suffix=".tmp", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    sync_folder(path.parent)
+            raise FileError(f"{str(self.path)!r} cannot be written. {first_line(error)}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Union
+from typing import NamedTuple, Union
 
 import numpy as np
 
@@ -18,7 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Read = Callable[[str], np.ndarray]
 
 
-class Move(NamedTuple):
+class LeafMove(NamedTuple):
     """How a target leaf is made: of these source leaves, by this function of their arrays.
 
     ``gradient`` says how their gradients are the target's: True where ``make`` only moves numbers, and moves these too;
@@ -32,14 +32,19 @@ class Move(NamedTuple):
     gradient: Union[Callable[..., np.ndarray], bool] = True
 
 
-class Fit(NamedTuple):
-    """How one layer goes into another: what moves, target leaves nothing makes, source leaves nothing takes, and what
-    cannot be, with the reason."""
+class LeafMatch(NamedTuple):
+    """How the leaves of one layer go into another's: what moves, target leaves that nothing makes, source leaves that
+    nothing takes, and what cannot be, with the reason."""
 
-    moves: list[Move]
+    moves: list[LeafMove]
     missing: list[str]
     unused: list[str]
     refused: list[str]
+
+    @property
+    def perfect(self) -> bool:
+        """Whether every leaf of both layers has its place."""
+        return not (self.missing or self.unused or self.refused)
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -58,107 +63,152 @@ REFUSED: Mapping[frozenset[str], str] = {
 }
 
 
-def fit(source: Shapes, target: Shapes, kinds: tuple[str, str], read: Read) -> Fit:
+def match_leaves(source: Shapes, target: Shapes, kinds: tuple[str, str], read: Read) -> LeafMatch:
     """How the leaves of a source layer make those of a target layer.
 
-    ``read`` gives a source leaf's array, for rules that hold only where numbers are zero.
+    ``kinds`` are those of the two layers, empty where a file does not say. ``read`` gives a source leaf's array, for
+    rules that hold only where numbers are zero.
 
     >>> source = {"weight_ih_l0": (4, 2), "weight_hh_l0": (4, 1), "bias_ih_l0": (4,), "bias_hh_l0": (4,)}
     >>> target = {name: source[name] for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0")}
-    >>> for move in fit(source, target, ("lstm", "lstm"), read=None).moves:
+    >>> for move in match_leaves(source, target, ("lstm", "lstm"), read=None).moves:
     ...     print(*move.sources, "->", *filter(None, (move.target, move.change)))
     weight_ih_l0 -> weight_ih_l0
     weight_hh_l0 -> weight_hh_l0
     bias_ih_l0 bias_hh_l0 -> bias_ih_l0 sum of two biases
     """
-    one, other = kinds
-    if one in KINDS and other in KINDS and one.removesuffix("_cell") != other.removesuffix("_cell"):
-        reason = REFUSED.get(frozenset(kinds), f"it is a layer of kind {one!r}, the target is {other!r}")
-        return Fit([], [], [], [reason])
-    moves: list[Move] = []
-    refused: dict[str, str] = {}  # by source leaf
-    names = _cell_names(source, target) if KINDS.get(other) is RECURRENT else {}
-    source = {names.get(leaf, leaf): shape for leaf, shape in source.items()}
-    back = {new: old for old, new in names.items()}
-    inner: Read = lambda leaf: read(back.get(leaf, leaf))  # noqa: E731
-    if KINDS.get(other) is RECURRENT:
-        moves += _biases(source, target, other, inner, refused)
-    elif other == "attention":
-        moves += _projections(source, target)
-    made = {move.target for move in moves}
-    taken = {leaf for move in moves for leaf in move.sources} | refused.keys()
-    for leaf, shape in target.items():
-        if leaf in made or leaf in BOOKKEEPING:
-            continue
-        if leaf in source:
-            if source[leaf] == shape:
-                moves.append(Move(leaf, (leaf,), _same))
+    source_kind, target_kind = kinds
+    known = source_kind in KINDS and target_kind in KINDS
+    if known and source_kind.removesuffix("_cell") != target_kind.removesuffix("_cell"):
+        reason = REFUSED.get(frozenset(kinds), f"it is a layer of kind {source_kind!r}, the target is {target_kind!r}")
+        return LeafMatch([], [], [], [reason])
+    recurrent = KINDS.get(target_kind) is RECURRENT
+    names = _cell_names(source, target) if recurrent else {}
+    original = {new: old for old, new in names.items()}
+    matcher = _LeafMatcher(
+        {names.get(leaf, leaf): shape for leaf, shape in source.items()},
+        target,
+        target_kind if known else "",
+        lambda leaf: read(original.get(leaf, leaf)),
+    )
+    if recurrent:
+        matcher.add(_biases(matcher.source, target, target_kind, matcher.read, matcher.refused))
+    elif target_kind == "attention":
+        matcher.add(_projections(source, target))
+    match = matcher.match()
+    moves = [move._replace(sources=tuple(original.get(leaf, leaf) for leaf in move.sources)) for move in match.moves]
+    return match._replace(moves=moves, unused=[original.get(leaf, leaf) for leaf in match.unused])
+
+
+class _LeafMatcher:
+    """The rules that hold for layers of all kinds, after those of one kind have added their moves.
+
+    ``kind`` is that of both layers, or empty where one of them is not known: then nothing is left out, or added.
+    """
+
+    def __init__(self, source: Shapes, target: Shapes, kind: str, read: Read) -> None:
+        self.source, self.target, self.read = source, target, read
+        self.refused: dict[str, str] = {}  # source leaf -> reason
+        self._kind = kind
+        self._moves: dict[str, LeafMove] = {}  # by target leaf
+
+    def add(self, moves: list[LeafMove]) -> None:
+        """Moves that a rule has found; what they make and take is settled."""
+        self._moves.update((move.target, move) for move in moves)
+
+    def match(self) -> LeafMatch:
+        """What the moves that were added and the common rules come to."""
+        taken = {leaf for move in self._moves.values() for leaf in move.sources} | self.refused.keys()
+        missing = self._make_targets(taken)
+        unused = [leaf for leaf in self.source if leaf not in taken and self._is_unused(leaf)]
+        moves = [self._moves[leaf] for leaf in self.target if leaf in self._moves]
+        return LeafMatch(moves, missing, unused, list(self.refused.values()))
+
+    def _make_targets(self, taken: set[str]) -> list[str]:
+        """Move leaves of equal names, fill in what a source leaves out because it is 0 or 1; what nothing makes."""
+        missing = []
+        for leaf, shape in self.target.items():
+            if leaf in self._moves or leaf in BOOKKEEPING:
+                continue
+            neutral = _neutral(self._kind, leaf)
+            if leaf in self.source:
+                taken.add(leaf)
+                if self.source[leaf] == shape:
+                    self._moves[leaf] = LeafMove(leaf, (leaf,), _same)
+                else:
+                    self.refused[leaf] = f"{leaf} is {self.source[leaf]}, the target's {shape}"
+            elif neutral is not None and self.source:
+                self._moves[leaf] = _constant(leaf, shape, neutral)
             else:
-                refused[leaf] = f"{leaf} is {source[leaf]}, the target's {shape}"
-            taken.add(leaf)
-            made.add(leaf)
-        elif other in KINDS and one in KINDS and _neutral(other, leaf) is not None and source:
-            moves.append(_constant(leaf, shape, _neutral(other, leaf)))
-            made.add(leaf)
-    unused = []
-    for leaf in source:
-        if leaf not in taken and leaf not in BOOKKEEPING:
-            neutral = _neutral(other, leaf) if other in KINDS and one in KINDS else None
-            if neutral is None:
-                unused.append(leaf)
-            elif (inner(leaf) != neutral).any():
-                refused[leaf] = f"the target has no {leaf}, and this one is not all {neutral}"
-    moves.sort(key=lambda move: list(target).index(move.target))
-    restored = [move._replace(sources=tuple(back.get(leaf, leaf) for leaf in move.sources)) for move in moves]
-    missing = [leaf for leaf in target if leaf not in made and leaf not in BOOKKEEPING]
-    return Fit(restored, missing, [back.get(leaf, leaf) for leaf in unused], list(refused.values()))
+                missing.append(leaf)
+        return missing
+
+    def _is_unused(self, leaf: str) -> bool:
+        """Whether nothing takes a source leaf. One that changes nothing may be left out, and else is refused."""
+        if leaf in BOOKKEEPING:
+            return False
+        neutral = _neutral(self._kind, leaf)
+        if neutral is not None and (self.read(leaf) != neutral).any():
+            self.refused[leaf] = f"the target has no {leaf}, and this one is not all {neutral}"
+        return neutral is None
 
 
 def _neutral(kind: str, leaf: str) -> int | None:
-    """What a leaf is where a layer of this kind has none."""
+    """What a leaf of a known kind of layer is where such a layer has none."""
+    if not kind:
+        return None
     if leaf.startswith("bias") or leaf.endswith(("_bias", ".bias")):
         return 0
     return 1 if leaf == "weight" and "norm" in kind else None
 
 
-def _constant(leaf: str, shape: tuple[int, ...], value: int | None) -> Move:
-    return Move(leaf, (), lambda: np.full(shape, value, np.float32), f"absent there: {value}")
+def _constant(leaf: str, shape: tuple[int, ...], value: int) -> LeafMove:
+    return LeafMove(leaf, (), lambda: np.full(shape, value, np.float32), f"absent there: {value}")
 
 
 def _cell_names(source: Shapes, target: Shapes) -> dict[str, str]:
     """The leaves of a cell by the names of a layer of one such cell, or the other way round."""
-    mine, theirs = (any(re.search(r"_l\d", leaf) for leaf in side) for side in (source, target))
-    if mine == theirs or any(re.search(r"_l[1-9]|_reverse", leaf) for leaf in (*source, *target)):
+    source_numbered, target_numbered = (any(re.search(r"_l\d", leaf) for leaf in side) for side in (source, target))
+    if source_numbered == target_numbered or any(re.search(r"_l[1-9]|_reverse", leaf) for leaf in (*source, *target)):
         return {}
-    return {leaf: leaf.removesuffix("_l0") if mine else f"{leaf}_l0" for leaf in source}
+    return {leaf: leaf.removesuffix("_l0") if source_numbered else f"{leaf}_l0" for leaf in source}
 
 
-def _biases(source: Shapes, target: Shapes, kind: str, read: Read, refused: dict[str, str]) -> list[Move]:
+def _biases(source: Shapes, target: Shapes, kind: str, read: Read, refused: dict[str, str]) -> list[LeafMove]:
     """The biases of each layer and direction of a recurrent layer."""
-    moves: list[Move] = []
-    gru = kind.startswith("gru")
+    moves: list[LeafMove] = []
     for leaf in target:
-        if not leaf.startswith("bias_ih"):
-            continue
-        ih, hh, hn = (f"bias_{which}{leaf[7:]}" for which in ("ih", "hh", "hn"))
-        if source.get(ih) != target[ih]:
-            continue  # absent or misshapen: the common rules see to it
-        n = target[ih][0] // 3
-        if hh in source and hh not in target and hn not in target and gru and read(hh)[2 * n :].any():
-            refused[hh] = f"{hh} of the gate n is not zero, and the target has no such bias"
-        elif hn in source and hh not in target and hn not in target and read(hn).any():
-            refused[hn] = f"{hn} is not zero, and the target has no such bias"
-        elif hh in source and hn in target:
-            moves.append(Move(ih, (ih, hh), lambda a, b, n=n: a + _without_n(b, n), "sums of two biases", _first))
-            moves.append(Move(hn, (hh,), lambda b, n=n: b[2 * n :], "the gate n of it"))
-        elif hn in source and hh in target:
-            moves.append(Move(ih, (ih,), _same))
-            moves.append(Move(hh, (hn,), lambda b, n=n: _only_n(b, n), "of the gate n", False))
-        elif hh in source and hh not in target:
-            moves.append(Move(ih, (ih, hh), lambda a, b: a + b, "sum of two biases", _first))
-        elif hn in source and hn not in target:
-            moves.append(Move(ih, (ih, hn), _first, "the other is zero"))
+        if leaf.startswith("bias_ih") and source.get(leaf) == target[leaf]:  # else the common rules see to it
+            moves += _recurrent_biases(source, target, leaf, kind.startswith("gru"), read, refused)
     return moves
+
+
+def _recurrent_biases(
+    source: Shapes, target: Shapes, ih: str, gru: bool, read: Read, refused: dict[str, str]
+) -> list[LeafMove]:
+    """The biases of one layer and direction, of which both sides have that of the inputs, ``ih``.
+
+    Frameworks have one bias, as the sum of two is all that counts, or two; and of a GRU, in whose gate n the second
+    is inside a product, the second for the gate n only (``hn``).
+    """
+    hh, hn = (ih.replace("bias_ih", which, 1) for which in ("bias_hh", "bias_hn"))
+    n = target[ih][0] // 3
+    if hh in source and hh not in target and hn not in target and gru and read(hh)[2 * n :].any():
+        refused[hh] = f"{hh} of the gate n is not zero, and the target has no such bias"
+    elif hn in source and hh not in target and hn not in target and read(hn).any():
+        refused[hn] = f"{hn} is not zero, and the target has no such bias"
+    elif hh in source and hn in target:
+        return [
+            LeafMove(ih, (ih, hh), lambda a, b: a + _without_n(b, n), "sums of two biases", _first),
+            LeafMove(hn, (hh,), lambda b: b[2 * n :], "the gate n of it"),
+        ]
+    elif hn in source and hh in target:
+        return [LeafMove(ih, (ih,), _same), LeafMove(hh, (hn,), lambda b: _only_n(b, n), "of the gate n", False)]
+    elif hh in source and hh not in target:
+        return [LeafMove(ih, (ih, hh), lambda a, b: a + b, "sum of two biases", _first)]
+    elif hn in source and hn not in target:
+        return [LeafMove(ih, (ih, hn), _first, "the other is zero")]
+    return []
 
 
 def _without_n(bias: np.ndarray, n: int) -> np.ndarray:
@@ -171,33 +221,20 @@ def _only_n(bias: np.ndarray, n: int) -> np.ndarray:
     return np.concatenate([np.zeros(2 * n, bias.dtype), bias])
 
 
-def _projections(source: Shapes, target: Shapes) -> list[Move]:
+def _projections(source: Shapes, target: Shapes) -> list[LeafMove]:
     """Queries, keys and values, packed or apart."""
-    moves: list[Move] = []
+    moves: list[LeafMove] = []
     for whole, parts in (
         ("in_proj_weight", ("q_proj_weight", "k_proj_weight", "v_proj_weight")),
         ("in_proj_bias", ("q_proj_bias", "k_proj_bias", "v_proj_bias")),
     ):
         if whole in target and all(part in source for part in parts):
             if len({source[part][1:] for part in parts}) == 1:
-                moves.append(Move(whole, parts, lambda *each: np.concatenate(each), "packed"))
+                moves.append(LeafMove(whole, parts, lambda *each: np.concatenate(each), "packed"))
         elif whole in source and all(part in target for part in parts):
             rows = [target[part][0] for part in parts]
             if sum(rows) == source[whole][0] and {target[part][1:] for part in parts} == {source[whole][1:]}:
                 for i, part in enumerate(parts):
                     span = slice(sum(rows[:i]), sum(rows[: i + 1]))
-                    moves.append(Move(part, (whole,), lambda a, span=span: a[span], "split"))
+                    moves.append(LeafMove(part, (whole,), lambda a, span=span: a[span], "split"))
     return moves
-
-
-def flatten(array: np.ndarray, channels: int, to: str) -> np.ndarray:
-    """The inputs of a linear layer, (out, channels * positions), in the order of the other flattening.
-
-    ``to="last"``: they came channel by channel and shall come position by position.
-
-    >>> flatten(np.array([[10, 11, 20, 21, 30, 31]]), 3, "last").tolist()
-    [[10, 20, 30, 11, 21, 31]]
-    """
-    rows = array.shape[0]
-    split: Any = (rows, channels, -1) if to == "last" else (rows, -1, channels)
-    return array.reshape(split).transpose(0, 2, 1).reshape(rows, -1)

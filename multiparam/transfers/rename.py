@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
+from .. import paths
 from ..errors import FileError, InvalidArgument, WrongType
+from .manifest import Entry, Manifest
 
 Rules = Union[Mapping[Any, Union[str, None]], Callable[[str], Union[str, None]], str, Path, None]
 
@@ -27,49 +30,61 @@ def renamer(rules: Rules) -> Callable[[str], str | None]:
     if rules is None:
         return lambda name: name
     if isinstance(rules, (str, Path)):
-        return renamer(_rules_file(Path(rules)))
+        return _Patterns(_rules_file(Path(rules)))
     if callable(rules):
         return rules
     if not isinstance(rules, Mapping):
         raise WrongType(f"Rules are a mapping, a function or a file, not a {type(rules).__name__}.")
-    compiled = [(_pattern(pattern), _template(pattern, new)) for pattern, new in rules.items()]
+    return _Patterns(rules)
 
-    def rename(name: str) -> str | None:
-        for pattern, new in compiled:
-            found = pattern.fullmatch(name)
-            if found:
-                return None if new is None else _expanded(found, new) + (found.groupdict().get("_leaf") or "")
+
+class _Patterns:
+    """A mapping of patterns as a function of names."""
+
+    def __init__(self, rules: Mapping[Any, str | None]) -> None:
+        self._rules = list(rules)
+        self._compiled = [(_pattern(pattern), _template(pattern, new)) for pattern, new in rules.items()]
+
+    def __call__(self, name: str) -> str | None:
+        for pattern, new in self._compiled:
+            match = pattern.fullmatch(name)
+            if match:
+                return None if new is None else _expanded(match, new) + (match.groupdict().get("_leaf") or "")
         return name
 
-    rename.patterns = [pattern for pattern, _ in compiled]  # type: ignore[attr-defined]
-    rename.given = list(rules)  # type: ignore[attr-defined]
-    return rename
+    def check(self, names: Iterable[str]) -> None:
+        """Raise InvalidArgument for a rule that fits none of the names: it is a slip, which would go unnoticed."""
+        names = list(names)
+        for rule, (pattern, _) in zip(self._rules, self._compiled, strict=True):
+            if not any(pattern.fullmatch(name) for name in names):
+                text = rule.pattern if isinstance(rule, re.Pattern) else rule
+                hint = paths.did_you_mean(str(text), names)
+                raise InvalidArgument(f"The rule {text!r} fits no source name. {hint}")
 
 
-def _expanded(found: re.Match[str], new: str) -> str:
+def _expanded(match: re.Match[str], new: str) -> str:
     try:
-        return found.expand(new)
+        return match.expand(new)
     except (re.error, IndexError) as error:
-        raise InvalidArgument(f"The new name {new!r} of the rule {found.re.pattern!r}: {error}") from None
+        raise InvalidArgument(f"The new name {new!r} of the rule {match.re.pattern!r}: {error}") from None
 
 
 def _rules_file(path: Path) -> Mapping[Any, str | None]:
-    import tomllib
-
     try:
         text = path.read_text("utf-8")
-        found = tomllib.loads(text).get("rename") if path.suffix == ".toml" else json.loads(text)
+        rules = tomllib.loads(text).get("rename") if path.suffix == ".toml" else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{str(path)!r} is not {path.suffix[1:].upper() or 'JSON'}: {error}") from None
-    if not isinstance(found, dict) or not all(isinstance(new, str) or not new for new in found.values()):
+    if not isinstance(rules, dict) or not all(isinstance(new, str) or not new for new in rules.values()):
         raise FileError(
             f"{str(path)!r} holds no rules: a JSON object, or a table [rename] in TOML, of patterns and new names, "
             'with false (or null in JSON) for "leave it out".'
         )
-    return {pattern: new if isinstance(new, str) else None for pattern, new in found.items()}
+    return {pattern: new if isinstance(new, str) else None for pattern, new in rules.items()}
 
 
 def _pattern(pattern: Any) -> re.Pattern[str]:
+    """The regular expression of a rule."""
     if isinstance(pattern, re.Pattern):
         return pattern
     if not isinstance(pattern, str):
@@ -80,10 +95,12 @@ def _pattern(pattern: Any) -> re.Pattern[str]:
         except (re.error, OverflowError, RecursionError) as error:
             raise InvalidArgument(f"The rule {pattern!r} is no regular expression: {error}") from None
     text = "".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", pattern))
+    # A pattern without a last * may be a layer's name: its leaf, whichever it is, then stays.
     return re.compile(text + r"(?P<_leaf>\.[^.]+)?" if not pattern.endswith("*") else text)
 
 
 def _template(pattern: Any, new: str | None) -> str | None:
+    """The new name of a rule, as ``re.Match.expand`` takes it."""
     if new is not None and not isinstance(new, str):
         raise WrongType(f"The rule {pattern!r} gives a new name or None, not {type(new).__name__}.")
     if new is None or isinstance(pattern, re.Pattern) or pattern.startswith("re:"):
@@ -92,3 +109,38 @@ def _template(pattern: Any, new: str | None) -> str | None:
         raise InvalidArgument(f"The rule {pattern!r} -> {new!r} has more * in the new name than in the pattern.")
     parts = new.replace("\\", "\\\\").split("*")
     return parts[0] + "".join(f"\\g<{i}>{part}" for i, part in enumerate(parts[1:], 1))
+
+
+# -- a source under its names after the rules
+
+
+class RenamedLayers(NamedTuple):
+    """A source's entries by the layer and leaf they are called after the rules, the layers that a rule named, and the
+    names that were left out."""
+
+    layers: dict[str, dict[str, Entry]]
+    by_rule: set[str]
+    dropped: list[str]
+
+
+def rename_layers(source: Manifest, rules: Rules) -> RenamedLayers:
+    """A source after the rules. Raises InvalidArgument for a rule that fits nothing, or two names that become one."""
+    rename = renamer(rules)
+    renamed = RenamedLayers({}, set(), [])
+    for layer, leaves in source.layers.items():
+        for leaf, entry in leaves.items():
+            name = rename(entry.name)
+            if name is None:
+                renamed.dropped.append(entry.name)
+                continue
+            if not isinstance(name, str):
+                raise WrongType(f"The rules give a name or None for {entry.name!r}, not {type(name).__name__}.")
+            new_layer, new_leaf = (layer, leaf) if name == entry.name else paths.split(name)
+            if name != entry.name:
+                renamed.by_rule.add(new_layer)
+            if new_leaf in renamed.layers.get(new_layer, {}):
+                raise InvalidArgument(f"Two source parameters are called {name!r} by the rules, {entry.name!r} is one.")
+            renamed.layers.setdefault(new_layer, {})[new_leaf] = entry
+    if isinstance(rename, _Patterns):
+        rename.check(source.entries())
+    return renamed

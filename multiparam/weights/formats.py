@@ -22,7 +22,8 @@ from ..core.arrays import numpy_dtype, to_numpy
 from ..core.state import ArraySpec, Source, spec
 from ..errors import FileError, MultiparamError, PackageMissing
 from ..paths import did_you_mean
-from .safetensors import INDEX, Sharded, TensorFile
+from .safetensors import TensorFile
+from .sharded import INDEX, Sharded
 
 PathLike = Union[str, "os.PathLike[str]"]
 
@@ -32,58 +33,73 @@ def read(path: PathLike, *, verify: bool = True) -> Source:
 
     By suffix: ``.safetensors`` (and ``.safetensors.index.json``, or a folder that holds one), ``.npz``, Keras' ``.h5``,
     ``.weights.h5`` and ``.keras``, and what the backends read: PyTorch's ``.pt``, ``.pth`` and ``.bin``, MXNet's
-    ``.params``, Flax's ``.msgpack``. Names and layouts are the file's. Nothing is unpickled. ``verify=False`` skips the
-    checksums of files that have them.
+    ``.params``, Flax's ``.msgpack``. Names, shapes and dtypes are the file's, and so are the layouts: canonical ones
+    where multiparam or PyTorch wrote it. Nothing is unpickled.
 
-    Raises FileError for a file that is damaged or of no known format, PackageMissing or BackendMissing where a package
-    is needed that is not installed, and OSError where the file cannot be opened.
+    Args:
+        path: The file, an index of shards, or the folder that holds one.
+        verify: Whether to look at checksums, where the file has them, whenever an array is read.
 
+    Returns:
+        A mapping, which can be closed, or used in a ``with`` block; it closes by itself when nobody uses it any more.
+        Its ``spec(name)`` has the shape and dtype of an array that is not read yet.
+
+    Raises:
+        FileError: For a file that is damaged or of no known format.
+        PackageMissing: Where a package is needed that is not installed.
+        BackendMissing: Where only a framework reads the format, and it is not installed.
+        OSError: Where the file cannot be opened.
+
+    Example:
         >>> import tempfile, pathlib
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "w.npz"
         >>> np.savez(path, weight=np.ones((2, 3)))
         >>> mp.read(path)["weight"].shape
         (2, 3)
     """
-    path = _whole(Path(path))
+    path = _index_or_file(Path(path))
     os.stat(path)  # a file that is not there is an OSError, whoever reads the format
     if path.name.endswith(INDEX):
         return Sharded(path, verify)
     if path.suffix == ".safetensors":
         return TensorFile(path, verify)
-    for suffix, reader in OWN.items():
+    for suffix, reader in READERS.items():
         if path.name.endswith(suffix):
             return reader(path)
-    return _of_a_framework(path)
+    return _read_by_backend(path)
 
 
-def _whole(path: Path) -> Path:
+def _index_or_file(path: Path) -> Path:
     """The index instead of the folder it is in, or of the one file that was split."""
     if path.is_dir():
-        found = sorted(path.glob(f"*{INDEX}"))
-        if len(found) != 1:
-            names = ", ".join(repr(each.name) for each in found)
-            raise FileError(f"The folder {str(path)!r} has {f'several: {names}' if found else 'no'} *{INDEX}.")
-        return found[0]
+        indexes = sorted(path.glob(f"*{INDEX}"))
+        if len(indexes) != 1:
+            names = ", ".join(repr(each.name) for each in indexes)
+            raise FileError(f"The folder {str(path)!r} has {f'several: {names}' if indexes else 'no'} *{INDEX}.")
+        return indexes[0]
     index = path.with_name(path.name.removesuffix(".safetensors") + INDEX)
     return index if path.suffix == ".safetensors" and not path.exists() and index.exists() else path
 
 
-def _of_a_framework(path: Path) -> Source:
-    known = registry.readers()
-    found = known.get(path.suffix)
-    if found is None:
-        suffixes = [".safetensors", *OWN, *known]
-        hint = did_you_mean(path.suffix, suffixes)
+def _read_by_backend(path: Path) -> Source:
+    """A file that a framework's package reads, by the hook its adapter has registered for the suffix."""
+    backends = registry.readers()
+    backend = backends.get(path.suffix)
+    if backend is None:
+        hint = did_you_mean(path.suffix, [".safetensors", *READERS, *backends])
         raise FileError(f"{str(path)!r}: no known weight file ends in {path.suffix!r}. {hint}")
     with damaged(path):
-        return Arrays(path, found.read(path))
+        return ArraySource(path, backend.read(path))
 
 
 class damaged:
-    """Whatever a reader raises inside, as a FileError; but for a file that is not there, and errors of ours."""
+    """Whatever a reader raises inside, as a FileError; but for a file that is not there, and errors of ours.
+
+    Readers of formats that others define raise anything on a damaged file: struct.error, IndexError, RuntimeError.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def __enter__(self) -> None:
         pass
@@ -92,28 +108,40 @@ class damaged:
         if error is None or isinstance(error, (MultiparamError, FileNotFoundError, PermissionError, MemoryError)):
             return
         if isinstance(error, Exception):
-            said = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
-            raise FileError(f"{str(self._path)!r} cannot be read. {said}") from error
+            raise FileError(f"{str(self.path)!r} cannot be read. {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """An error of somebody else's in one line that fits into a sentence."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
 
 
 class Stamp:
-    """Which file it was that was looked at first, for readers that open it again."""
+    """Which file it was that was looked at first, for readers that open it again.
+
+    Args:
+        path: The file, which must be there.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen = self._now()
+        self._first = self._now()
 
     def _now(self) -> tuple[int, int, int]:
-        found = os.stat(self.path)
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        about = os.stat(self.path)
+        return about.st_ino, about.st_size, about.st_mtime_ns
 
     def check(self) -> None:
-        """Raise FileError where another file has taken its place, or it was written to."""
-        if self._now() != self._seen:
+        """See that the file is still the one that was looked at first.
+
+        Raises:
+            FileError: Where another file has taken its place, or it was written to.
+        """
+        if self._now() != self._first:
             raise FileError(f"{str(self.path)!r} was changed while it was read. Read it again.")
 
 
-class Arrays(Source):
+class ArraySource(Source):
     """Arrays that a framework has read, or mapped into memory, already."""
 
     def __init__(self, path: Path, arrays: Mapping[str, Any]) -> None:
@@ -144,18 +172,26 @@ class Arrays(Source):
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one, keys joined with dots; what is no array is left out.
+    """Nested mappings and lists as one mapping, keys joined with dots; what is no array is left out.
 
-    >>> flatten({"params": {"Dense_0": {"bias": np.zeros(2)}}, "step": None})
-    {'params.Dense_0.bias': array([0., 0.])}
+    Args:
+        tree: A tree of mappings and lists, as a framework's file holds it.
+        prefix: What all names start with.
+
+    Returns:
+        Name -> array, or whatever has a ``shape`` and a ``dtype``.
+
+    Example:
+        >>> flatten({"params": {"Dense_0": {"bias": np.zeros(2)}}, "step": None})
+        {'params.Dense_0.bias': array([0., 0.])}
     """
     if isinstance(tree, (list, tuple)):
         tree = dict(enumerate(tree))
     if isinstance(tree, Mapping):
-        found: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         for key, value in tree.items():
-            found.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-        return found
+            arrays.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+        return arrays
     return {prefix: tree} if hasattr(tree, "shape") and hasattr(tree, "dtype") else {}
 
 
@@ -206,31 +242,32 @@ class Hdf5(Source):
 
     own_layouts = True
 
-    def __init__(self, path: Path, opened: Callable[[], Any] | None = None) -> None:
+    def __init__(self, path: Path, open_file: Callable[[], Any] | None = None) -> None:
         self.path = path
-        self._open = opened or (lambda: _h5py().File(path, "r"))
+        self._open = open_file or (lambda: _h5py().File(path, "r"))
         self._stamp = Stamp(path)
         self._specs: dict[str, tuple[str, ArraySpec]] = {}
         with damaged(path), self._open() as file:
-            file.visititems(self._note)
+            file.visititems(self._add)
 
-    def _note(self, where: str, found: Any) -> None:
-        if not isinstance(found, _h5py().Dataset) or found.shape is None or found.dtype.kind in "OSU":
+    def _add(self, place: str, item: Any) -> None:
+        """A dataset, if it holds numbers, into the table of contents."""
+        if not isinstance(item, _h5py().Dataset) or item.shape is None or item.dtype.kind in "OSU":
             return
-        if found.external or found.is_virtual:
-            raise FileError(f"{str(self.path)!r}: {where!r} is kept in another file, which is not followed.")
-        dtype = _text(found.attrs.get("dtype", "")) or found.dtype.name
-        name = where.replace("/", ".")
+        if item.external or item.is_virtual:  # a stranger's file could name any file of ours
+            raise FileError(f"{str(self.path)!r}: {place!r} is kept in another file, which is not followed.")
+        dtype = _text(item.attrs.get("dtype", "")) or item.dtype.name
+        name = place.replace("/", ".")
         if name in self._specs:
             raise FileError(f"{str(self.path)!r} has two arrays called {name!r}.")
-        self._specs[name] = where, ArraySpec(tuple(found.shape), dtype)
+        self._specs[name] = place, ArraySpec(tuple(item.shape), dtype)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        where, (shape, dtype) = self._specs[name]
+        place, (shape, dtype) = self._specs[name]
         with damaged(self.path):
             self._stamp.check()
             with self._open() as file:
-                array = np.asarray(file[where][()])
+                array = np.asarray(file[place][()])
             if array.dtype.name != dtype:  # Keras writes bfloat16 as plain bytes, and says so beside them
                 array = array.view(numpy_dtype(dtype))
             if array.shape != shape:
@@ -271,12 +308,13 @@ def _keras(path: Path) -> Hdf5:
             raise FileError(f"{str(path)!r} is no Keras model: it has no {WEIGHTS!r}.")
         with archive.open(WEIGHTS) as member:
             shutil.copyfileobj(member, copy, 1 << 20)
-    found = Hdf5(path, lambda: h5py.File(copy, "r"))
-    weakref.finalize(found, copy.close)
-    return found
+    source = Hdf5(path, lambda: h5py.File(copy, "r"))
+    weakref.finalize(source, copy.close)
+    return source
 
 
-OWN: Mapping[str, Callable[[Path], Source]] = {
+# What is read here, by the end of the name; ".h5" is the end of ".weights.h5" too.
+READERS: Mapping[str, Callable[[Path], Source]] = {
     ".npz": Npz,
     ".h5": Hdf5,
     ".hdf5": Hdf5,

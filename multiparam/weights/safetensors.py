@@ -19,7 +19,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -54,10 +54,10 @@ DTYPES: Mapping[str, tuple[str, int]] = {
 CODES: Mapping[str, tuple[str, int]] = {name: (code, size) for code, (name, size) in DTYPES.items()}
 LARGEST_HEADER = 100_000_000  # bytes; the official library's bound
 MOST_AXES = 32  # numpy 1's bound
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes that are read, or written, at once
 LARGE = 1 << 22  # bytes, from which a thread is worth its start
-CHECKSUMS = "multiparam.crc32"
-INDEX = ".safetensors.index.json"
+CHECKSUMS = "multiparam.crc32"  # the key of the checksums in the metadata
+CURE = "The file is damaged, or another program has changed it; verify=False reads it all the same."
 
 
 class Tensor(NamedTuple):
@@ -94,7 +94,7 @@ class Place(NamedTuple):
 # -- writing
 
 
-def write(file: BinaryIO, tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> None:
+def write_safetensors(file: BinaryIO, tensors: Iterable[Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, reading one tensor at a time.
 
     The checksums stand in the metadata, before the data: room of fixed width is kept for them, and filled in last.
@@ -102,33 +102,34 @@ def write(file: BinaryIO, tensors: Iterable[Tensor], metadata: Mapping[str, str]
 
         >>> import io
         >>> file = io.BytesIO()
-        >>> write(file, [Tensor("a", (2,), "int8", lambda: np.array([1, 2], "int8"))], {})
+        >>> write_safetensors(file, [Tensor("a", (2,), "int8", lambda: np.array([1, 2], "int8"))], {})
         >>> file.getvalue()[-2:]
         b'\\x01\\x02'
     """
+    # Wide numbers first, as the official library writes: each tensor is then aligned to the width of its numbers.
     ordered = sorted(tensors, key=lambda tensor: (-tensor.width, tensor.name))
     header = _header(ordered, metadata)
     text = _encode(header)
     file.write(len(text).to_bytes(8, "little") + text)
-    sums = [_header_sum(header), *(_put(file, tensor) for tensor in ordered)]
+    checksums = [_header_checksum(header), *(_write_values(file, tensor) for tensor in ordered)]
     mark = f'"{CHECKSUMS}":"'.encode()  # the first key of the first value, so the first such bytes
     file.seek(8 + text.index(mark) + len(mark))
-    file.write("".join(f"{each:08x}" for each in sums).encode())
+    file.write("".join(f"{each:08x}" for each in checksums).encode())
 
 
 def _header(ordered: list[Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
     header: dict[str, Any] = {"__metadata__": {CHECKSUMS: "0" * 8 * (1 + len(ordered)), **metadata}}
-    at = 0
+    start = 0
     for tensor in ordered:
         if tensor.name in header:
             raise InvalidArgument(f"No tensor can be called {tensor.name!r} in a safetensors file, or two of them.")
-        end = at + tensor.nbytes
+        end = start + tensor.nbytes
         header[tensor.name] = {
             "dtype": CODES[tensor.dtype][0],
             "shape": list(tensor.shape),
-            "data_offsets": [at, end],
+            "data_offsets": [start, end],
         }
-        at = end
+        start = end
     return header
 
 
@@ -137,44 +138,39 @@ def _encode(header: Mapping[str, Any]) -> bytes:
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
         raise InvalidArgument(f"A name cannot be written as UTF-8: {error.object[error.start :][:40]!r}.") from None
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8, the widest number
     if len(text) > LARGEST_HEADER:
         raise InvalidArgument(f"A header of {len(text)} bytes is more than safetensors allows. Say shard_size=.")
     return text
 
 
-def _header_sum(header: Mapping[str, Any]) -> int:
+def _header_checksum(header: Mapping[str, Any]) -> int:
     """The checksum of what a header says, but for the checksums in it; spaces and order do not count."""
-    own = {key: value for key, value in header["__metadata__"].items() if key != CHECKSUMS}
-    return zlib.crc32(json.dumps({**header, "__metadata__": own}, sort_keys=True).encode())
+    metadata = {key: value for key, value in header["__metadata__"].items() if key != CHECKSUMS}
+    return zlib.crc32(json.dumps({**header, "__metadata__": metadata}, sort_keys=True).encode())
 
 
-def _put(file: BinaryIO, tensor: Tensor) -> int:
-    """Write the values of one tensor; their checksum."""
+def _write_values(file: BinaryIO, tensor: Tensor) -> int:
+    """Write the values of one tensor, and give their checksum."""
     array = tensor.read()
     if spec_of(array) != (tensor.shape, tensor.dtype):
         raise InvalidArgument(f"{tensor.name!r} was {tensor.shape} {tensor.dtype}, and changed while it was saved.")
-    data = _bytes(array)
+    data = _little_endian(array)
     if len(data) < LARGE:
         file.write(data)
         return zlib.crc32(data)
-    with ThreadPoolExecutor(1) as pool:  # neither the sum nor the disk needs the interpreter
-        sum = pool.submit(zlib.crc32, data)
-        for chunk in _chunks(data):
-            file.write(chunk)
-        return sum.result()
+    with ThreadPoolExecutor(1) as pool:  # neither the checksum nor the disk needs the interpreter
+        checksum = pool.submit(zlib.crc32, data)
+        for start in range(0, len(data), CHUNK):
+            file.write(data[start : start + CHUNK])
+        return checksum.result()
 
 
-def _bytes(array: np.ndarray) -> memoryview:
+def _little_endian(array: np.ndarray) -> memoryview:
     """An array's bytes, little endian; no copy where it is so already."""
     if (array.dtype.byteorder == ">") or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
         array = array.byteswap()
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-
-
-def _chunks(data: memoryview) -> Iterator[memoryview]:
-    for at in range(0, len(data), CHUNK):
-        yield data[at : at + CHUNK]
 
 
 # -- reading
@@ -195,7 +191,7 @@ class TensorFile(Source):
             header, self._start, size = _read_header(self._file, path)
             self.metadata: Mapping[str, str] = _metadata(header, path)
             self._places = _places(header, size, path)
-            self._sums = _checksums(header, self._places, path) if verify else {}
+            self._checksums = _checksums(header, self._places, path) if verify else {}
         except BaseException:
             self.close()
             raise
@@ -209,9 +205,9 @@ class TensorFile(Source):
         data = array.reshape(-1).view(np.uint8)
         self._file.seek(self._start + self._places[name][1])
         _fill(self._file, data.data, self.path)
-        if name in self._sums:
-            self._compare(name, zlib.crc32(data.data))
-        if dtype == "bool" and data.size and int(data.max()) > 1:
+        if name in self._checksums:
+            self._check(name, zlib.crc32(data.data))
+        if dtype == "bool" and data.size and int(data.max()) > 1:  # numpy would compute nonsense with such a bool
             raise FileError(f"{str(self.path)!r}: {name!r} is bool, but holds numbers that are neither 0 nor 1.")
         return array.byteswap() if sys.byteorder == "big" else array
 
@@ -222,23 +218,23 @@ class TensorFile(Source):
         if self.spec(name).dtype == "bool":
             self[name]
             return
-        sum = 0
-        for chunk in self._read(name):
-            sum = zlib.crc32(chunk, sum)
-        self._compare(name, sum)
+        checksum = 0
+        for chunk in self._chunks(name):
+            checksum = zlib.crc32(chunk, checksum)
+        self._check(name, checksum)
 
-    def _read(self, name: str) -> Iterator[memoryview]:
-        """The bytes of an array, in one piece of memory that is used again for each part."""
+    def _chunks(self, name: str) -> Iterator[memoryview]:
+        """The bytes of an array, in one buffer that is used again for each chunk."""
         _, start, end = self._places[name]
-        room = memoryview(bytearray(min(CHUNK, end - start)))
-        for at in range(start, end, CHUNK):
-            part = room[: min(CHUNK, end - at)]
-            self._file.seek(self._start + at)
-            _fill(self._file, part, self.path)
-            yield part
+        buffer = memoryview(bytearray(min(CHUNK, end - start)))
+        for offset in range(start, end, CHUNK):
+            chunk = buffer[: min(CHUNK, end - offset)]
+            self._file.seek(self._start + offset)
+            _fill(self._file, chunk, self.path)
+            yield chunk
 
-    def _compare(self, name: str, sum: int) -> None:
-        if self._sums.get(name, sum) != sum:
+    def _check(self, name: str, checksum: int) -> None:
+        if self._checksums.get(name, checksum) != checksum:
             raise FileError(f"{str(self.path)!r}: the values of {name!r} are not those that were written. {CURE}")
 
     def __iter__(self) -> Iterator[str]:
@@ -251,16 +247,13 @@ class TensorFile(Source):
         return name in self._places
 
 
-CURE = "The file is damaged, or another program has changed it; verify=False reads it all the same."
-
-
-def _fill(file: Any, room: memoryview, path: Path) -> None:
-    """Read as many bytes as there is room for."""
-    while room:
-        count = file.readinto(room)
+def _fill(file: Any, buffer: memoryview, path: Path) -> None:
+    """Fill a buffer from a file; one read may give fewer bytes."""
+    while buffer:
+        count = file.readinto(buffer)
         if not count:
             raise FileError(f"{str(path)!r} ends before its data does: it was cut short.")
-        room = room[count:]
+        buffer = buffer[count:]
 
 
 def _exactly(file: Any, size: int, path: Path) -> bytes:
@@ -277,39 +270,40 @@ def _exactly(file: Any, size: int, path: Path) -> bytes:
 
 def _read_header(file: Any, path: Path) -> tuple[dict[str, Any], int, int]:
     """The header, where the data starts, and how long it is."""
-    found = os.fstat(file.fileno())
-    if not stat.S_ISREG(found.st_mode):
+    about = os.fstat(file.fileno())
+    if not stat.S_ISREG(about.st_mode):
         raise FileError(f"{str(path)!r} is no regular file.")
-    if found.st_size < 10:
-        raise FileError(f"{str(path)!r} is no safetensors file: it has only {found.st_size} bytes.")
+    size = about.st_size
+    if size < 10:
+        raise FileError(f"{str(path)!r} is no safetensors file: it has only {size} bytes.")
     length = int.from_bytes(_exactly(file, 8, path), "little")
     if length > LARGEST_HEADER:
         raise FileError(f"{str(path)!r} is no safetensors file: its header would be {length} bytes long.")
-    if length > found.st_size - 8:
-        raise FileError(f"{str(path)!r} is cut short: its header has {length} bytes, the file {found.st_size}.")
+    if length > size - 8:
+        raise FileError(f"{str(path)!r} is cut short: its header has {length} bytes, the file {size}.")
     text = _exactly(file, length, path)
     if not text.startswith(b"{"):
         raise FileError(f"{str(path)!r} is no safetensors file: its header is no JSON object.")
-    return strict_json(text, path), 8 + length, found.st_size - 8 - length
+    return strict_json(text, path), 8 + length, size - 8 - length
 
 
 def strict_json(text: bytes, path: Path) -> dict[str, Any]:
     """A JSON object without duplicate keys or numbers that JSON has not. Raises FileError."""
     try:
-        found = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        content = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{str(path)!r} is damaged: {error}.") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise FileError(f"{str(path)!r} is damaged: no JSON object where one must be.")
-    return found
+    return content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"two entries are called {next(key for key in keys if keys.count(key) > 1)!r}")
-    return found
+    return entries
 
 
 def _no_constant(text: str) -> Any:
@@ -317,27 +311,29 @@ def _no_constant(text: str) -> Any:
 
 
 def _metadata(header: dict[str, Any], path: Path) -> dict[str, str]:
-    found = header.get("__metadata__", {})
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FileError(f"{str(path)!r} has a damaged header: its metadata are not texts.")
-    return found
+    return metadata
 
 
 def _places(header: Mapping[str, Any], size: int, path: Path) -> dict[str, Place]:
     """Where each tensor is, in the order of the data, which they fill without gap or overlap."""
-    found = {name: _place(name, entry, path) for name, entry in header.items() if name != "__metadata__"}
-    ordered = dict(sorted(found.items(), key=lambda item: item[1][1:]))
-    at = 0
+    places = {name: _place(name, entry, path) for name, entry in header.items() if name != "__metadata__"}
+    ordered = dict(sorted(places.items(), key=lambda item: item[1][1:]))
+    end = 0
     for name, place in ordered.items():
-        if place.start != at:
+        if place.start != end:
             raise FileError(f"{str(path)!r} has a damaged header: {name!r} does not start where the one before ends.")
-        at = place.end
-    if at != size:
-        raise FileError(f"{str(path)!r} was cut short or made longer: it has {size} bytes of data; {at} are named.")
+        end = place.end
+    if end != size:
+        raise FileError(f"{str(path)!r} was cut short or made longer: it has {size} bytes of data; {end} are named.")
     return ordered
 
 
 def _place(name: str, entry: Any, path: Path) -> Place:
+    """Where a tensor is, by its entry in the header, of which nothing is believed before it was looked at."""
+
     def damaged(what: str) -> FileError:
         return FileError(f"{str(path)!r} has a damaged header: {name!r} {what}.")
 
@@ -358,8 +354,8 @@ def _place(name: str, entry: Any, path: Path) -> Place:
     return Place(ArraySpec(tuple(shape), dtype), *offsets)
 
 
-def _naturals(found: Any) -> bool:
-    return isinstance(found, list) and all(type(n) is int and n >= 0 for n in found)
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)  # True is an int, but no size
 
 
 def _checksums(header: Mapping[str, Any], places: Mapping[str, Place], path: Path) -> dict[str, int]:
@@ -369,105 +365,9 @@ def _checksums(header: Mapping[str, Any], places: Mapping[str, Place], path: Pat
     if text is None and not any(key.startswith("multiparam") for key in metadata):
         return {}
     try:
-        sums = [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
+        checksums = [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
     except (TypeError, ValueError):
-        sums = []
-    if len(sums) != 1 + len(places) or sums[0] != _header_sum(header):
+        checksums = []
+    if len(checksums) != 1 + len(places) or checksums[0] != _header_checksum(header):
         raise FileError(f"{str(path)!r} has a header that is not the one written. {CURE}")
-    return dict(zip(places, sums[1:], strict=True))
-
-
-# -- several files
-
-
-class Sharded(Source):
-    """Several safetensors files and the index that says which tensor is in which, as Hugging Face writes them.
-
-    Raises FileError for an index that is damaged or names a file elsewhere, for a shard that is missing, and for shards
-    of different saves.
-    """
-
-    def __init__(self, path: Path, verify: bool = True) -> None:
-        self.path = path
-        index = read_index(path)
-        where: Mapping[str, str] = index["weight_map"]
-        self._shards: dict[str, TensorFile] = {}
-        try:
-            for file in dict.fromkeys(where.values()):
-                self._shards[file] = self._open(file, verify)
-            self._where = {name: self._shards[file] for name, file in where.items()}
-            self._check(index)
-        except BaseException:
-            self.close()
-            raise
-        first = next(iter(self._shards.values()), None)
-        self.metadata: Mapping[str, str] = {} if first is None else first.metadata
-        self.shards = list(self._shards.values())
-
-    def _open(self, file: str, verify: bool) -> TensorFile:
-        try:
-            return TensorFile(self.path.parent / file, verify)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise FileError(f"{str(self.path)!r} names the shard {file!r}, which is not there.") from None
-
-    def _check(self, index: Mapping[str, Any]) -> None:
-        for file, shard in self._shards.items():
-            listed = {name for name, each in self._where.items() if each is shard}
-            if listed != set(shard):
-                odd = sorted(listed ^ set(shard))[0]
-                raise FileError(f"{str(self.path)!r} and its shard {file!r} do not agree on whether it has {odd!r}.")
-        saves = {shard.metadata.get(SAVE) for shard in self._shards.values()} | {index["save"]}
-        if self._shards and len(saves) > 1:
-            raise FileError(
-                f"The shards that {str(self.path)!r} names are not of one save: a save over them was interrupted, or "
-                "files were mixed."
-            )
-
-    def close(self) -> None:
-        for shard in self._shards.values():
-            shard.close()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._where[name][name]
-
-    def spec(self, name: str) -> ArraySpec:
-        return self._where[name].spec(name)
-
-    def verify(self, name: str) -> None:
-        self._where[name].verify(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._where
-
-
-SAVE = "multiparam.save"  # one random text for all shards of a save
-
-
-def read_index(path: Path) -> dict[str, Any]:
-    """``{"weight_map": name -> file, "save": the text of the save or None}`` of an index. Raises FileError."""
-    if os.stat(path).st_size > LARGEST_HEADER:
-        raise FileError(f"{str(path)!r} is too long for an index.")
-    text = path.read_bytes()
-    found = strict_json(text, path)
-    where, metadata = found.get("weight_map"), found.get("metadata", {})
-    if not isinstance(where, dict) or not isinstance(metadata, dict):
-        raise FileError(f"{str(path)!r} is no index of shards: it has no 'weight_map'.")
-    if not isinstance(metadata.get(SAVE), (str, type(None))):
-        raise FileError(f"{str(path)!r} is damaged: {SAVE!r} is no text.")
-    for name, file_name in where.items():
-        if not isinstance(file_name, str) or not _inside(file_name):
-            raise FileError(f"{str(path)!r} says that {name!r} is in {file_name!r}, which is no file beside it.")
-    return {"weight_map": where, "save": metadata.get(SAVE)}
-
-
-def _inside(name: str) -> bool:
-    """Whether a file's name cannot lead out of its folder, on any system."""
-    windows = PureWindowsPath(name)
-    parts = {*PurePosixPath(name).parts, *windows.parts}
-    return bool(parts) and not (windows.drive or windows.root or name.startswith("/") or ".." in parts or "\0" in name)
+    return dict(zip(places, checksums[1:], strict=True))

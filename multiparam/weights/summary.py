@@ -1,4 +1,4 @@
-"""What a model or a weight file holds: a row for each array, totals, statistics; as JSON, markdown and a picture."""
+"""What a model or a weight file holds: a row for each array, totals, statistics; as JSON and markdown."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ from .. import paths
 from ..core.group import named_parameters, store_of
 from ..core.model import Model
 from ..core.state import Source
-from ..errors import InvalidArgument, PackageMissing, ParameterNotFound
+from ..errors import InvalidArgument, ParameterNotFound
+from .metadata import file_metadata
 
 CHUNK = 1 << 20  # elements that are looked at together: float64 copies stay small
-PANELS = 64  # of a picture, at most
-BINS = 60  # of a histogram, at most
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,19 @@ class Listing:
     notes: tuple[str, ...] = ()
 
     @property
-    def told(self) -> bool:
+    def states_known(self) -> bool:
         """Whether it is known what is trained."""
         return all(row.state for row in self.rows)
 
     def totals(self) -> dict[str, int]:
-        """Numbers in all; without what is told of them, all but bookkeeping counts as parameters."""
+        """Numbers in all; where states are not known, all counts as parameters."""
         parameters = [row for row in self.rows if row.state != "buffer"]
-        found = {"parameters": sum(row.count for row in parameters)}
-        if self.told:
-            found["trainable"] = sum(row.count for row in parameters if row.state == "trainable")
-            found["frozen"] = sum(row.count for row in parameters if row.state == "frozen")
-            found["buffers"] = sum(row.count for row in self.rows if row.state == "buffer")
-        return {**found, "bytes": sum(row.bytes for row in self.rows)}
+        counts = {"parameters": sum(row.count for row in parameters)}
+        if self.states_known:
+            counts["trainable"] = sum(row.count for row in parameters if row.state == "trainable")
+            counts["frozen"] = sum(row.count for row in parameters if row.state == "frozen")
+            counts["buffers"] = sum(row.count for row in self.rows if row.state == "buffer")
+        return {**counts, "bytes": sum(row.bytes for row in self.rows)}
 
 
 def bytes_of(dtype: str) -> int:
@@ -107,40 +105,39 @@ def bytes_of(dtype: str) -> int:
 
 def of_model(net: Model) -> Listing:
     """The parameters and buffers of a model, each once, in definition order."""
-    known = named_parameters(net)
+    by_name = named_parameters(net)
     order = {name: i for i, name in enumerate(store_of(net).table.names)}
-    held = sorted({**net.parameters(), **net.buffers()}.items(), key=lambda item: order[item[0]])
+    parameters = sorted({**net.parameters(), **net.buffers()}.items(), key=lambda item: order[item[0]])
     rows = []
-    for name, p in held:
+    for name, p in parameters:
         state = "buffer" if p.buffer else "trainable" if p.trainable else "frozen"
         aliases = tuple(each for each in p.names if each != name)
-        transposed = tuple(each for each in aliases if known[each] is not known[name])
+        transposed = tuple(each for each in aliases if by_name[each] is not by_name[name])
         rows.append(Row(name, p.kind, p.shape, p.dtype, state, aliases, transposed, p.numpy))
     return Listing(f"{net.backend} {type(net.native).__name__}", rows, len(rows))
 
 
 def of_file(source: Source, title: str) -> Listing:
     """The arrays of a file, with what it says of them: in the order of the model it was written from, if it does."""
-    from .files import file_metadata
-
-    said = file_metadata(source)
-    order = {name: i for i, name in enumerate(said.parameters)}
-    names = sorted(source, key=lambda name: order.get(name, len(order)))
+    metadata = file_metadata(source)
+    order = {name: i for i, name in enumerate(metadata.parameters)}
+    names = sorted(source, key=lambda name: order.get(name, len(order))) if order else _natural(source)
     rows = []
-    for name in names if order else _natural(source):
-        about = said.parameters.get(name, {})
+    for name in names:
+        entry = metadata.parameters.get(name, {})
         shape, dtype = source.spec(name)
-        state = "" if not about else _said_state(about)
-        aliases, transposed = tuple(about.get("aliases", ())), tuple(about.get("transposed", ()))
-        kind = str(about.get("kind", ""))
+        state = _stored_state(entry) if entry else ""
+        aliases, transposed = tuple(entry.get("aliases", ())), tuple(entry.get("transposed", ()))
+        kind = str(entry.get("kind", ""))
         rows.append(Row(name, kind, shape, dtype, state, aliases, transposed, _reader(source, name)))
-    told = all(row.state for row in rows)
+    listing = Listing(title, rows, len(rows))
     note = "The file does not say kinds of layers, ties, or what is trained; one saved by mp.save from a model does."
-    return Listing(title, rows, len(rows), () if told else (note,))
+    return listing if listing.states_known else replace(listing, notes=(note,))
 
 
-def _said_state(about: Mapping[str, Any]) -> str:
-    return "buffer" if about.get("buffer") else "trainable" if about.get("trainable") else "frozen"
+def _stored_state(entry: Mapping[str, Any]) -> str:
+    """The state that a file's document says of a parameter."""
+    return "buffer" if entry.get("buffer") else "trainable" if entry.get("trainable") else "frozen"
 
 
 def _reader(source: Source, name: str) -> Callable[[], np.ndarray]:
@@ -168,10 +165,11 @@ def select(listing: Listing, globs: Iterable[str], kind: str | None) -> Listing:
         and (not kind or paths.matches(row.kind, kind))
     ]
     if not rows:
-        asked = " or ".join(map(repr, patterns)) or "any name"
-        known = [name for row in listing.rows for name in row.names] if patterns else {r.kind for r in listing.rows}
-        hint = paths.did_you_mean(patterns[0] if patterns else str(kind), sorted(known) if not patterns else known)
-        raise ParameterNotFound(f"Nothing matches {asked}{f' of kind {kind!r}' if kind else ''}. {hint}")
+        names = [name for row in listing.rows for name in row.names]
+        kinds = sorted({row.kind for row in listing.rows})
+        hint = paths.did_you_mean(patterns[0], names) if patterns else paths.did_you_mean(str(kind), kinds)
+        wanted = " or ".join(map(repr, patterns)) or "any name"
+        raise ParameterNotFound(f"Nothing matches {wanted}{f' of kind {kind!r}' if kind else ''}. {hint}")
     return Listing(listing.title, rows, listing.whole, listing.notes)
 
 
@@ -180,7 +178,7 @@ def select(listing: Listing, globs: Iterable[str], kind: str | None) -> Listing:
 
 def with_stats(row: Row) -> Row:
     """The row with the statistics of its values, which are read here and let go."""
-    return Row(**{**vars(row), "stats": stats(row.read())})
+    return replace(row, stats=stats(row.read()))
 
 
 def stats(array: np.ndarray) -> Stats:
@@ -192,22 +190,22 @@ def stats(array: np.ndarray) -> Stats:
     ordered = array.dtype.kind != "c"
     norms, total, finite, nan, inf = [0.0], 0.0, 0, 0, 0
     least, most = math.inf, -math.inf
-    for chunk in _chunks(array):
-        good = chunk[np.isfinite(chunk)]
-        missing = int(np.isnan(chunk).sum())
-        nan, inf = nan + missing, inf + chunk.size - good.size - missing
-        if good.size:
-            norms.append(_norm(good))
-            finite += good.size
+    for chunk in wide_chunks(array):
+        numbers = chunk[np.isfinite(chunk)]
+        nans = int(np.isnan(chunk).sum())
+        nan, inf = nan + nans, inf + chunk.size - numbers.size - nans
+        if numbers.size:
+            norms.append(_norm(numbers))
+            finite += numbers.size
             if ordered:
-                total += float(good.sum())
-                least, most = min(least, float(good.min())), max(most, float(good.max()))
-    some = ordered and finite > 0
-    mean = total / finite if some else None
-    return Stats(math.hypot(*norms), least if some else None, most if some else None, mean, nan, inf)
+                total += float(numbers.sum())
+                least, most = min(least, float(numbers.min())), max(most, float(numbers.max()))
+    if not ordered or not finite:
+        return Stats(math.hypot(*norms), None, None, None, nan, inf)
+    return Stats(math.hypot(*norms), least, most, total / finite, nan, inf)
 
 
-def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+def wide_chunks(array: np.ndarray) -> Iterator[np.ndarray]:
     """The numbers in float64, or complex128, some at a time."""
     flat = array.reshape(-1)
     wide = np.complex128 if array.dtype.kind == "c" else np.float64
@@ -225,11 +223,11 @@ def _norm(chunk: np.ndarray) -> float:
 # -- as text
 
 
-def as_json(listing: Listing) -> str:
+def listing_as_json(listing: Listing) -> str:
     """The listing as JSON; numbers that JSON has no word for as texts."""
     rows = []
     for row in listing.rows:
-        about: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "name": row.name,
             "aliases": list(row.aliases),
             "transposed": list(row.transposed),
@@ -241,17 +239,22 @@ def as_json(listing: Listing) -> str:
             "state": row.state or None,
         }
         if row.stats is not None:
-            about["stats"] = {key: _finite(value) for key, value in vars(row.stats).items()}
-        rows.append(about)
-    whole = {"format": "multiparam-inspect-1", "source": listing.title, "parameters": rows, "totals": listing.totals()}
-    return json.dumps(whole, indent=1, ensure_ascii=False)
+            entry["stats"] = {key: _finite(value) for key, value in vars(row.stats).items()}
+        rows.append(entry)
+    content = {
+        "format": "multiparam-inspect-1",
+        "source": listing.title,
+        "parameters": rows,
+        "totals": listing.totals(),
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False)
 
 
 def _finite(value: float | None) -> float | str | None:
     return value if value is None or math.isfinite(value) else str(value)
 
 
-def as_markdown(listing: Listing) -> str:
+def listing_as_markdown(listing: Listing) -> str:
     """The listing as a markdown table and a line of totals."""
     titles, lines = cells(listing)
     right = {title for title in titles if title not in LEFT}
@@ -282,8 +285,8 @@ def cells(listing: Listing) -> tuple[list[str], list[list[str]]]:
         "inf": lambda row: f"{row.stats.inf:,}" if row.stats else "",
     }
     filled = {title: [cell(row) for row in listing.rows] for title, cell in columns.items()}
-    kept = {title: column for title, column in filled.items() if any(column) or title in ("name", "shape")}
-    return list(kept), [list(line) for line in zip(*kept.values(), strict=True)]
+    shown = {title: column for title, column in filled.items() if any(column) or title in ("name", "shape")}
+    return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
 
 
 def number(value: float | None) -> str:
@@ -300,7 +303,7 @@ def summary(listing: Listing) -> str:
     totals = listing.totals()
     of = f" of {listing.whole:,}" if len(listing.rows) != listing.whole else ""
     arrays = f"{len(listing.rows):,}{of} array{'s' if listing.whole != 1 else ''}"
-    if not listing.told:
+    if not listing.states_known:
         return f"{arrays}, {totals['parameters']:,} numbers, {size(totals['bytes'])}."
     parts = [f"{totals['parameters']:,} parameters"]
     if totals["frozen"]:
@@ -322,80 +325,3 @@ def size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count} bytes"
-
-
-# -- as a picture
-
-
-def groups(rows: Iterable[Row], limit: int = PANELS) -> dict[str, list[Row]]:
-    """The rows by layer, or by the block of layers that is small enough to leave no more than so many groups."""
-    rows = list(rows)
-    parts = {row.name: paths.segments(row.name)[:-1] for row in rows}
-    depth = max(map(len, parts.values()), default=0)
-    while True:
-        found: dict[str, list[Row]] = {}
-        for row in rows:
-            found.setdefault(".".join(parts[row.name][:depth]), []).append(row)
-        if len(found) <= limit or depth == 0:
-            return found
-        depth -= 1
-
-
-def plot(listing: Listing, file: Path, tick: Callable[[str], None] = lambda name: None) -> None:
-    """A histogram for each group of parameters, in a file whose suffix says the format.
-
-    Values are read twice, for their range and their numbers, one array at a time. Raises PackageMissing without
-    matplotlib, and InvalidArgument for a format it does not write, or where there is nothing to draw.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise PackageMissing('Drawing needs matplotlib. Try: pip install "multiparam[plot]"') from None
-    from ..transfers.export import atomically
-
-    formats = sorted(FigureCanvasAgg.get_supported_filetypes())
-    if file.suffix[1:].lower() not in formats:
-        raise InvalidArgument(f"No picture ends in {file.suffix!r}. There are: {', '.join(formats)}.")
-    drawn = [row for row in listing.rows if row.count and row.dtype.startswith(("float", "bfloat"))]
-    if not drawn:
-        raise InvalidArgument("There is nothing to draw: no array of floating numbers.")
-    panels = groups(drawn)
-    across = min(4, len(panels))
-    down = -(-len(panels) // across)
-    figure = Figure(figsize=(3.2 * across, 2.4 * down + 0.4), layout="constrained")
-    figure.suptitle(listing.title)
-    for i, (name, rows) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(down, across, i)
-        axes.set_title(name or "(top)", fontsize=9)
-        for leaf, (edges, heights) in histograms(rows, tick).items():
-            axes.stairs(heights, edges, label=leaf, fill=True, alpha=0.5)
-        axes.tick_params(labelsize=7)
-        axes.set_yticks([])
-        axes.legend(fontsize=7, frameon=False)
-    with atomically(file) as path:
-        figure.savefig(path)
-
-
-def histograms(
-    rows: Iterable[Row], tick: Callable[[str], None] = lambda name: None
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Leaf name -> edges and heights, in shares of the highest, for the finite values of a group's arrays called so."""
-    leaves: dict[str, list[Row]] = {}
-    for row in rows:
-        leaves.setdefault(paths.segments(row.name)[-1], []).append(row)
-    found = {}
-    for leaf, same in leaves.items():
-        spans = [(s.min, s.max) for row in same if (s := row.stats or stats(row.read())).min is not None]
-        if not spans:
-            continue
-        low, high = min(a for a, _ in spans if a is not None), max(b for _, b in spans if b is not None)
-        low, high = (low, high) if high > low else (low - max(abs(low), 1) / 2, high + max(abs(low), 1) / 2)
-        bins = min(BINS, max(8, math.isqrt(sum(row.count for row in same))))
-        edges, counts = np.linspace(low, high, bins + 1), np.zeros(bins)
-        for row in same:
-            for chunk in _chunks(row.read()):
-                counts += np.histogram(chunk, edges)[0]  # NaN and infinities are in no bin
-            tick(row.name)
-        found[leaf] = edges, counts / counts.max()
-    return found

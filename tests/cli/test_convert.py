@@ -20,6 +20,7 @@ from multiparam import errors
 from multiparam.cli import app
 from multiparam.core import registry
 from multiparam.transfers import export
+from multiparam.weights.metadata import describe
 
 pytestmark = [pytest.mark.xdist_group("cli"), pytest.mark.needs("torch")]
 jax_too = pytest.mark.needs("jax")
@@ -284,7 +285,7 @@ def test_names_after_rules() -> None:
     assert "0.bias left out" in said
     found = mp.read("b.safetensors")
     assert set(found) == {"0.weight", "in.weight", "in.bias", "out.bias"}
-    about = export.describe(found)["parameters"]["in.weight"]
+    about = describe(found)["parameters"]["in.weight"]
     assert (about["aliases"], about["kind"], about["trainable"]) == (["out.weight"], "linear", True)
 
 

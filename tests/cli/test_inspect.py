@@ -21,7 +21,8 @@ import multiparam as mp
 from multiparam import errors
 from multiparam.cli import app
 from multiparam.weights import summary
-from multiparam.weights.summary import Row, groups, histograms, stats
+from multiparam.weights.histograms import groups, histograms
+from multiparam.weights.summary import Row, stats
 
 pytestmark = pytest.mark.xdist_group("cli")
 torch_too = pytest.mark.needs("torch")

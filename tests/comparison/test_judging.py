@@ -30,8 +30,9 @@ from multiparam.core import distances
 from multiparam.core.distances import distance
 from multiparam.core.protocol import Activation
 from multiparam.transfers import apply as apply_module
-from multiparam.transfers import plan
-from multiparam.weights.files import FileMetadata
+from multiparam.transfers.manifest import Manifest, manifest_of_arrays
+from multiparam.transfers.plan import Move
+from multiparam.weights.metadata import FileMetadata
 
 EPS, EPS32 = 2.0**-52, 2.0**-23
 
@@ -820,13 +821,13 @@ def side(
     aliases: Mapping[str, Sequence[str]] = {},
     options: Mapping[str, Mapping[str, Any]] = {},
     order: str | None = None,
-) -> plan.Manifest:
+) -> Manifest:
     """Parameters by name, of linear layers but for those that ``kinds`` has."""
     about = {
         name: {"kind": kinds.get(name.rpartition(".")[0], "linear"), "aliases": aliases.get(name, ())}
         for name in values
     }
-    return plan.manifest_of_arrays(values, "net", FileMetadata(about, options), order)
+    return manifest_of_arrays(values, "net", FileMetadata(about, options), order)
 
 
 def gone(
@@ -1097,7 +1098,7 @@ def test_a_tie_of_what_nothing_makes_is_no_tie_more(compared: Compare) -> None:
 def test_values_that_differ_are_named_and_known_causes_are_hints(
     compared: Compare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cause(mine: np.ndarray, theirs: np.ndarray, move: plan.Move) -> str:
+    def cause(mine: np.ndarray, theirs: np.ndarray, move: Move) -> str:
         return f"{move.target} {mine.tolist()} {theirs.tolist()}" if "bias" in move.target else ""
 
     monkeypatch.setattr(hints, "explain_values", cause)

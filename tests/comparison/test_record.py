@@ -32,7 +32,7 @@ from multiparam.comparison.recording import KEY, open_recording, open_subjects
 from multiparam.comparison.reports.json import to_document
 from multiparam.comparison.schemas import problems
 from multiparam.core.state import spec
-from multiparam.weights.safetensors import Tensor, TensorFile, write
+from multiparam.weights.safetensors import Tensor, TensorFile, write_safetensors
 
 X = np.random.default_rng(0).normal(size=(5, 1, 8, 8)).astype("float32")
 GOLDEN = Path(__file__).parent / "golden" / "networks.safetensors"
@@ -187,7 +187,7 @@ def rewritten(path: Path, change: Any, to: Path | None = None) -> Path:
         arrays = {name: file[name] for name in file}
         with other.open("wb") as out:
             tensors = [Tensor(name, *spec(array), lambda array=array: array) for name, array in arrays.items()]
-            write(out, tensors, {KEY: json.dumps(changed)})
+            write_safetensors(out, tensors, {KEY: json.dumps(changed)})
     return other
 
 

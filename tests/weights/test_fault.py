@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core.test_architecture import python
 from hypothesis import given
 from hypothesis import strategies as st
 from support.flavours import in_framework
+from support.interpreter import python
 from weights.test_files import equal
 
 import multiparam as mp
@@ -277,9 +277,8 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
 ) -> None:
     path = mp.save(OLD, tmp_path / "w.safetensors")
     before = path.read_bytes()
-    failing = Failing(
-        monkeypatch, (os, "open"), (os, "fsync"), (safetensors, "_put"), (safetensors, "_encode"), (os, "replace")
-    )
+    writing = ((safetensors, name) for name in ("_write_values", "_encode"))
+    failing = Failing(monkeypatch, *((os, name) for name in ("open", "fsync", "replace")), *writing)
     for n in range(100):
         failing.left = n
         try:
@@ -359,7 +358,7 @@ import io, os, sys
 from pathlib import Path
 import numpy as np, multiparam as mp
 sys.path.insert(0, {tests!r})
-from multiparam.weights import files
+from multiparam.weights import atomic
 
 OLD, NEW, folder, size, before = {old}, {new}, Path({folder!r}), {size}, {before}
 arrays = lambda state: {{name: np.array(a) for name, a in state.items()}}
@@ -398,7 +397,7 @@ for n in range(1, 1000):
     child = os.fork()
     if not child:
         left = n
-        files.open = lambda path, mode: Dying(io.FileIO(path, "x"))
+        atomic.open = lambda path, mode: Dying(io.FileIO(path, "x"))
         for name in ("replace", "fsync", "unlink"): setattr(os, name, dying(getattr(os, name)))
         try: mp.save(arrays(NEW), path, shard_size=size)
         except BaseException: os._exit(1)

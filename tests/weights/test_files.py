@@ -10,19 +10,20 @@ import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from core.test_architecture import LOADED, python
-from core.test_state import X, bits, made, refused, transposed, weights
 from support.flavours import in_framework
 from support.holders import CASES, FLAVOURS, NEEDS
+from support.interpreter import LOADED, python
+from support.states import X, bits, made, refused, transposed, weights
 
 import multiparam as mp
 from multiparam import errors, nn
 from multiparam.core.arrays import numpy_dtype
-from multiparam.weights.files import _bytes
+from multiparam.weights.files import parse_size
 
 official = pytest.importorskip("safetensors")
 PLAIN = {
@@ -526,7 +527,7 @@ def test_a_size_that_is_none(tmp_path: Path, size: Any) -> None:
 
 
 def test_sizes() -> None:
-    assert [_bytes(size) for size in ("7", "7b", "2KB", "2kib", "3 MB", "1.5GiB", "1T")] == [
+    assert [parse_size(size) for size in ("7", "7b", "2KB", "2kib", "3 MB", "1.5GiB", "1T")] == [
         7, 7, 2000, 2048, 3_000_000, 3 * 2**29, 10**12,
     ]  # fmt: skip
 
@@ -832,9 +833,14 @@ def test_a_missing_package_is_named_with_the_cure(tmp_path: Path, monkeypatch: p
         mp.read(tmp_path / "w.h5")
     ml_dtypes = pytest.importorskip("ml_dtypes")
     path = mp.save({"a": np.zeros(2, ml_dtypes.bfloat16)}, tmp_path / "w.safetensors")
-    real = np.dtype
+
+    def dtype(name: str) -> np.dtype[Any]:
+        if name == "bfloat16":  # which numpy knows only because ml_dtypes has been imported here
+            raise TypeError(f"data type {name!r} not understood")
+        return np.dtype(name)
+
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    monkeypatch.setattr("multiparam.core.state._numpy_dtype", lambda name: __import__("ml_dtypes") and real(name))
+    monkeypatch.setattr("multiparam.core.arrays.np", SimpleNamespace(dtype=dtype))
     with pytest.raises(ImportError, match=r"bfloat16 without ml_dtypes\. Try: pip install ml_dtypes"):
         mp.read(path)["a"]
 

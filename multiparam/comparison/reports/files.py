@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ...weights.files import written_whole
+from ...weights.atomic import write_text_atomically
 from ..results import Comparison
 from .html.page import to_html
 from .json import to_document, to_json
@@ -28,4 +28,4 @@ def write_reports(comparison: Comparison, paths: Mapping[str, Path | None]) -> N
             if path.exists() and not path.is_file():  # such as /dev/stdout, which nothing can replace
                 path.write_text(text, "utf-8")
             else:
-                written_whole(path, text)
+                write_text_atomically(path, text)
