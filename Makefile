@@ -8,7 +8,7 @@ STEPS ?= 20
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: compare test check bench modern slow mutants mutation soak matrix record-default record-modern judge clean
+.PHONY: compare test check coverage bench modern slow mutants mutation soak matrix record-default record-modern judge clean
 
 compare: $(VENV)/.ready
 	@$(BIN)/multiparam compare
@@ -18,6 +18,11 @@ test: $(VENV)/.ready
 
 slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --slow
+
+# Which lines and branches the tests reach; a report in the terminal and build/coverage.xml.
+coverage: $(VENV)/.ready
+	@mkdir -p build
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --cov --cov-report=term --cov-report=xml:build/coverage.xml
 
 # Faults planted in adapters, and whether the conformance kit notices them.
 mutants: $(VENV)/.ready
@@ -71,7 +76,7 @@ $(MODERN)/.ready: pyproject.toml constraints/modern.txt
 
 $(JUDGE)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(JUDGE)
-	$(JUDGE)/bin/python -m pip install -q -c constraints/default.txt -e .
+	$(JUDGE)/bin/python -m pip install -q -c constraints/default.txt -e ".[cli]"
 	@touch $@
 
 clean:

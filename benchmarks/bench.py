@@ -23,7 +23,7 @@ from rich.table import Table
 
 import multiparam as mp
 from multiparam import nn
-from multiparam.cli.app import quiet
+from multiparam.cli.terminal import quiet
 
 Row = tuple[str, str, float, float, float | None]  # backend, what, native seconds, ours, aim as a ratio
 

@@ -1,4 +1,4 @@
-"""Models by reference: ``package.module:callable`` or ``path/to/file.py:callable``. This is where user code runs."""
+"""Models by reference: ``package.module:callable`` or ``path/to/file.py:callable``. User code is imported here."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def examples(path: Path) -> tuple[np.ndarray, ...]:
     """The arrays of an npz file, in its order: a model's inputs. Raises FileError or OSError."""
     from ..weights.formats import Npz
 
-    os.stat(path)
+    os.stat(path)  # what is not there is an OSError, as for every file that an option names
     with Npz(path) as file:
-        found = tuple(file[name] for name in file)
-    if not found:
+        arrays = tuple(file[name] for name in file)
+    if not arrays:
         raise FileError(f"{str(path)!r} has no arrays. Write example inputs with numpy.savez(path, x).")
-    return found
+    return arrays
 
 
 def model(reference: str, inputs: tuple[Any, ...] = ()) -> Model:
@@ -65,15 +65,15 @@ def model(reference: str, inputs: tuple[Any, ...] = ()) -> Model:
     where, what = match["where"], match["what"]
     file = where if where.endswith(".py") else ""
     module = _file(Path(where)) if file else _module(where)
-    found = _attribute(module, what, where)
-    if _is_model(found):
-        made = found
-    elif callable(found):
+    named = _attribute(module, what, where)
+    if _is_model(named):
+        model_or_tuple = named
+    elif callable(named):
         with _user_code(f"{what}() of {where}", file or getattr(module, "__file__", None)):
-            made = found()
+            model_or_tuple = named()
     else:
-        raise ReferenceFailed(f"{what!r} in {where} is {type(found).__name__}, neither a callable nor a model. {FORMS}")
-    return _wrapped(made, inputs, reference)
+        raise ReferenceFailed(f"{what!r} in {where} is {type(named).__name__}, neither a callable nor a model. {FORMS}")
+    return _wrapped(model_or_tuple, inputs, reference)
 
 
 def function(reference: str) -> Any:
@@ -82,14 +82,16 @@ def function(reference: str) -> Any:
     if match is None:
         raise ReferenceFailed(f"{reference!r} names no function. Say file.py:function.")
     module = _file(Path(match["where"])) if match["where"].endswith(".py") else _module(match["where"])
-    found = _attribute(module, match["what"], match["where"])
-    if not callable(found):
-        raise ReferenceFailed(f"{match['what']!r} in {match['where']} is {type(found).__name__}, and no function.")
-    return found
+    named = _attribute(module, match["what"], match["where"])
+    if not callable(named):
+        raise ReferenceFailed(f"{match['what']!r} in {match['where']} is {type(named).__name__}, and no function.")
+    return named
 
 
-def _wrapped(made: Any, inputs: tuple[Any, ...], reference: str) -> Model:
-    native, *own = made if isinstance(made, tuple) and made else (made,)
+def _wrapped(model_or_tuple: Any, inputs: tuple[Any, ...], reference: str) -> Model:
+    """A native model wrapped, with the inputs or else those it came with; one that is wrapped already as it is."""
+    is_tuple = isinstance(model_or_tuple, tuple) and model_or_tuple
+    native, *examples = model_or_tuple if is_tuple else (model_or_tuple,)
     if isinstance(native, Model):
         return native
     try:
@@ -98,9 +100,9 @@ def _wrapped(made: Any, inputs: tuple[Any, ...], reference: str) -> Model:
         raise Unrecognised(f"{reference} gives no model. {error}") from None
     try:
         with _user_code(f"the model of {reference}", None):
-            return wrap(native, *(inputs or own))
+            return wrap(native, *(inputs or examples))
     except UnknownShapes as error:
-        problem = str(error).replace(UNKNOWN_CURE, "").rstrip()
+        problem = str(error).replace(UNKNOWN_CURE, "").rstrip()  # the cure that is said to callers in Python
         raise UnknownShapes(
             f"{problem}\nOn the command line: let {reference} give (model, *example_inputs), or an mp.Model; "
             "or, to inspect it, say --inputs FILE.npz."
@@ -145,14 +147,15 @@ def _file(path: Path) -> ModuleType:
     folder = str(path.parent)
     if folder not in sys.path:  # its neighbours can be imported, as when it is run
         sys.path.insert(0, folder)
+    # under its own name, so that its pickles and reprs are right; but json.py of the user's must not become "json"
     name = path.stem if path.stem not in sys.modules else f"_multiparam_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    assert found is not None and found.loader is not None  # it ends in .py
-    module = importlib.util.module_from_spec(found)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses, among others, look there
     try:
         with _user_code(str(path.name), str(path)):
-            found.loader.exec_module(module)
+            spec.loader.exec_module(module)
     except BaseException:
         sys.modules.pop(name, None)
         raise
@@ -160,18 +163,18 @@ def _file(path: Path) -> ModuleType:
 
 
 def _attribute(module: ModuleType, what: str, where: str) -> Any:
-    found: Any = module
+    owner: Any = module
     for name in what.split("."):
-        if not hasattr(found, name):
-            known = [each for each in vars(found) if not each.startswith("_") and callable(getattr(found, each, None))]
+        if not hasattr(owner, name):
+            known = [each for each in vars(owner) if not each.startswith("_") and callable(getattr(owner, each, None))]
             raise ReferenceFailed(f"{where} has no {what!r}. {did_you_mean(name, known)}")
-        found = getattr(found, name)
-    return found
+        owner = getattr(owner, name)
+    return owner
 
 
 @contextmanager
 def _user_code(what: str, file: str | None) -> Iterator[None]:
-    """What the user's code raises, as a sentence with the place; errors of ours stay as they are."""
+    """What the user's code raises, a SystemExit too, as a sentence with the place; errors of ours stay as they are."""
     try:
         yield
     except MultiparamError:
@@ -185,7 +188,7 @@ def _place(at: TracebackType | None, file: str | None) -> str:
     """The innermost line that is the user's: in the file, or else in no installed package, ours included."""
     for frame in reversed(traceback.extract_tb(at)):
         name = frame.filename
-        mine = os.path.realpath(name) == os.path.realpath(file) if file else not INSTALLED.search(name)
-        if mine:
+        is_users = os.path.realpath(name) == os.path.realpath(file) if file else not INSTALLED.search(name)
+        if is_users:
             return f"\n  at {name}:{frame.lineno}: {frame.line}"
     return ""

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 import typer
@@ -19,6 +20,9 @@ from rich.text import Text
 
 from ..comparison.reports.console import console_for
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, MultiparamWarning, ParameterNotFound
+
+USAGE, COULD_NOT_RUN = 2, 3  # exit codes; 0 is done, or all agree, and 1 is only for what disagrees
+FOLDED = ("change", "because", "also called")  # columns whose cells may go on in a next line
 
 
 @contextmanager
@@ -36,7 +40,7 @@ def quiet() -> Iterator[TextIO]:
         except BaseException as error:
             sys.stderr.flush()
             if isinstance(error, MultiparamError) and error.__cause__ is None:
-                raise  # it says all; with a cause, what was printed may say more of that
+                raise  # its sentence is enough; where it has a cause, what was printed may say more of that
             noise.seek(0)
             stderr.write(noise.read().decode(errors="replace"))
             raise
@@ -52,28 +56,34 @@ def exit_on_error() -> Iterator[None]:
         yield
     except MultiparamError as error:
         print_error(str(error))
+        # DoesNotRun is an InvalidArgument for callers in Python; here it is the user's code that failed, not the words.
         usage = isinstance(error, (InvalidArgument, ParameterNotFound)) and not isinstance(error, DoesNotRun)
-        raise typer.Exit(2 if usage else 3) from None
+        raise typer.Exit(USAGE if usage else COULD_NOT_RUN) from None
     except OSError as error:
         print_error(f"{error.strerror or type(error).__name__}: {error.filename or error}")
-        raise typer.Exit(3) from None
+        raise typer.Exit(COULD_NOT_RUN) from None
 
 
 def print_error(text: str, style: str = "red") -> None:
-    """A sentence on standard error."""
+    """A sentence on standard error; its brackets are no markup of rich's."""
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_verdict(console: Console, text: str, good: bool) -> None:
-    """A verdict."""
-    style = "bold green" if good else "bold red"
+def print_verdict(console: Console, text: str, agrees: bool) -> None:
+    """A verdict, whole lines of it, in the colour of good or bad news."""
+    style = "bold green" if agrees else "bold red"
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
+def print_recorded(path: Path, content: str) -> None:
+    """Say that a recording is there, what is in it and how large it is."""
+    print_error(f"Recorded {content} in {str(path)!r}: {path.stat().st_size / 1e6:.3g} MB.", "green")
+
+
 def reject_options(options: Mapping[str, Any], why: str) -> None:
-    """A usage error for the first of these options that was given: a flag that is not up, or None, was not."""
-    for option, given in options.items():
-        if given is not None and given is not False:
+    """A usage error for the first of these options that is used: one that is None, or a flag that is False, is not."""
+    for option, value in options.items():
+        if value is not None and value is not False:
             raise typer.BadParameter(why, param_hint=option)
 
 
@@ -84,20 +94,20 @@ def warnings_as_sentences() -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", MultiparamWarning)
         yield
-    for text in dict.fromkeys(str(each.message) for each in caught):
+    for text in dict.fromkeys(str(warning.message) for warning in caught):  # each text once
         print_error(f"Note: {text}", "yellow")
 
 
 @contextmanager
-def progress(what: str, total: int | None, stderr: TextIO) -> Iterator[Callable[[str], None]]:
+def progress(activity: str, total: int | None, stderr: TextIO) -> Iterator[Callable[[str], None]]:
     """A bar that goes when all is done; gives the function that moves it by one."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(file=stderr)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(activity, total=total)
 
         def tick(name: str) -> None:
-            bar.update(task, advance=1, description=f"{what} {name}")
+            bar.update(task, advance=1, description=f"{activity} {name}")
 
         yield tick
 
@@ -106,20 +116,17 @@ def print_table(
     title: str, columns: Sequence[str], lines: Sequence[Sequence[Text]], styles: Sequence[str], words: Container[str]
 ) -> Console:
     """A title and a table; columns with nothing in them are left out, those not of words are numbers."""
-    kept = [i for i in range(len(columns)) if any(line[i].plain for line in lines)]
+    shown = [i for i in range(len(columns)) if any(line[i].plain for line in lines)]
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for i in kept:
-        long = columns[i] in FOLDED
+    for i in shown:
+        folded = columns[i] in FOLDED
         justify: JustifyMethod = "left" if columns[i] in words else "right"
-        width = 12 if long else max(line[i].cell_len for line in lines)
-        table.add_column(columns[i], justify=justify, overflow="fold", no_wrap=not long, min_width=width)
+        width = 12 if folded else max(line[i].cell_len for line in lines)  # a name that is cut is of no use
+        table.add_column(columns[i], justify=justify, overflow="fold", no_wrap=not folded, min_width=width)
     for line, style in zip(lines, styles, strict=True):
-        table.add_row(*(line[i] for i in kept), style=style)
+        table.add_row(*(line[i] for i in shown), style=style)
     console = console_for(table)
     console.print(Text(title, "bold"), soft_wrap=True)
     if lines:
         console.print(table)
     return console
-
-
-FOLDED = ("change", "because", "also called")  # columns whose cells may go on in a next line

@@ -14,39 +14,43 @@ from ..core.model import Model
 from ..errors import InvalidArgument
 from ..paths import did_you_mean
 from . import references
-from .terminal import exit_on_error, print_error, print_verdict, quiet
+from .terminal import exit_on_error, print_recorded, print_verdict, quiet
 
 if TYPE_CHECKING:
-    from ..comparison.config import Config as Asked
+    from ..comparison.config import Config
     from ..comparison.results import Comparison
 
-RECORDING, FILE = ".safetensors", ".toml"
+RECORDING, TOML = ".safetensors", ".toml"
 
 
-def asked_for(models: Sequence[str], given: Mapping[str, Any]) -> Asked:
-    """What the command line asks for, or the TOML file it names; options that are given too count instead of its own.
+def configuration(models: Sequence[str], options: Mapping[str, Any]) -> Config:
+    """What the command line asks for, or the TOML file it names; options that are used count instead of the file's own.
 
     Raises BadParameter or InvalidArgument for words that name nothing, and FileError for a file that is not right.
     """
-    from ..comparison.config import Config as Asked
-    from ..comparison.config import read_config as read
+    from ..comparison.config import Config, read_config
 
-    options = {key: value for key, value in given.items() if value is not None and value != ()}
-    files = [text for text in models if text.endswith(FILE)]
+    used = {key: value for key, value in options.items() if value is not None and value != ()}
+    files = [text for text in models if text.endswith(TOML)]
     if files:
         if len(models) > 1:
             raise typer.BadParameter(f"{files[0]} names the models; say nothing beside it", param_hint="MODELS")
-        return replace(read(Path(files[0])), **options)
-    found: dict[str, str] = {}
+        return replace(read_config(Path(files[0])), **used)
+    named: dict[str, str] = {}
     for text in models:
-        name, reference = named(text)
-        found[name if name not in found else text] = reference
-    return Asked(models=found, **options)
+        name, reference = parse_model(text)
+        named[name if name not in named else text] = reference
+    return Config(models=named, **used)
 
 
-def named(text: str) -> tuple[str, str]:
-    """A model's name and what it is: ``name=file.py:callable``, or named by what is behind the colon; or a recording,
-    ``name=run.safetensors``, or named by its file."""
+def parse_model(text: str) -> tuple[str, str]:
+    """A model's name and its reference or recording.
+
+    ``name=file.py:callable``, or named by what is behind the colon; ``name=run.safetensors``, or named by its file.
+
+    >>> parse_model("nets.py:Mlp.small"), parse_model("torch=nets.py:make"), parse_model("runs/new.safetensors")
+    (('Mlp.small', 'nets.py:Mlp.small'), ('torch', 'nets.py:make'), ('new', 'runs/new.safetensors'))
+    """
     name, equals, reference = text.partition("=")
     if not equals:
         reference = text
@@ -56,76 +60,71 @@ def named(text: str) -> tuple[str, str]:
     return name, reference
 
 
-def run(asked: Asked, rtol_eps: float | None, written: Mapping[str, Path | None]) -> int:
-    """Compare the models that references name; the exit code."""
-    from ..comparison.config import accept_known as excused
+def compare_models(config: Config, rtol_eps: float | None, reports: Mapping[str, Path | None]) -> int:
+    """Compare the models that references name, and write the reports that have a path; the exit code."""
+    from ..comparison.config import accept_known
     from ..comparison.models import compare
-    from ..comparison.reports.files import write_reports as write
+    from ..comparison.reports.files import write_reports
 
-    if asked.inputs is None and not recordings(asked):
+    if config.inputs is None and not recordings_of(config):
         raise typer.BadParameter("models are compared on inputs", param_hint="--inputs")
     with exit_on_error():
         with quiet():
-            function, inputs, targets = given(asked)
-            found = compare(
-                models(asked, inputs), inputs or None, targets=targets or None, objective=function, rules=asked.rules,
-                sync=asked.sync, rtol_eps=asked.tolerances if rtol_eps is None else rtol_eps, steps=asked.steps,
-                optimizer=asked.optimizer, lr=asked.lr, layers=asked.layers, against=asked.against,
-                histograms=written.get("html") is not None,
+            objective, inputs, targets = load_task(config)
+            comparison = compare(
+                load_models(config, inputs), inputs or None, targets=targets or None, objective=objective,
+                rules=config.rules, sync=config.sync, rtol_eps=config.tolerances if rtol_eps is None else rtol_eps,
+                steps=config.steps, optimizer=config.optimizer, lr=config.lr, layers=config.layers,
+                against=config.against, histograms=reports.get("html") is not None,
             )  # fmt: skip
-            judged = excused({pair.name: pair.checks for pair in found.pairs}, asked.expected)
-            for pair in found.pairs:
+            judged = accept_known({pair.name: pair.checks for pair in comparison.pairs}, config.expected)
+            for pair in comparison.pairs:
                 pair.checks = judged[pair.name]
-        show(found)
-        write(found, written)
-    return 0 if found.agrees else 1
+        print_comparison(comparison)
+        write_reports(comparison, reports)
+    return 0 if comparison.agrees else 1
 
 
-def record(asked: Asked, output: Path) -> None:
+def record_models(config: Config, output: Path) -> None:
     """Record the models that references name."""
     from ..comparison.models import record
 
-    if asked.inputs is None:
+    if config.inputs is None:
         raise typer.BadParameter("models are run on inputs", param_hint="--inputs")
-    if recordings(asked):
-        raise typer.BadParameter(f"{recordings(asked)[0]} is recorded already", param_hint="MODELS")
-    if asked.sync is not None:
+    if recordings_of(config):
+        raise typer.BadParameter(f"{recordings_of(config)[0]} is recorded already", param_hint="MODELS")
+    if config.sync is not None:
         raise InvalidArgument("A recording has each model's own weights: sync is for compare, where both are live.")
     with exit_on_error():
         with quiet():
-            function, inputs, targets = given(asked)
+            objective, inputs, targets = load_task(config)
             path = record(
-                output, models(asked, inputs), inputs, targets=targets or None, objective=function, steps=asked.steps,
-                optimizer=asked.optimizer, lr=asked.lr, layers=asked.layers,
+                output, load_models(config, inputs), inputs, targets=targets or None, objective=objective,
+                steps=config.steps, optimizer=config.optimizer, lr=config.lr, layers=config.layers,
             )  # fmt: skip
-        written(path, ", ".join(asked.models))
+        print_recorded(path, ", ".join(config.models))
 
 
-def written(path: Path, what: str) -> None:
-    """Say that a recording is there."""
-    print_error(f"Recorded {what} in {str(path)!r}: {path.stat().st_size / 1e6:.3g} MB.", "green")
-
-
-def recordings(asked: Asked) -> list[str]:
+def recordings_of(config: Config) -> list[str]:
     """The files among the models, and the one to hold them against."""
-    files = [reference for reference in asked.models.values() if reference.endswith(RECORDING)]
-    return files + ([] if asked.against is None else [str(asked.against)])
+    files = [reference for reference in config.models.values() if reference.endswith(RECORDING)]
+    return files + ([] if config.against is None else [str(config.against)])
 
 
-def models(asked: Asked, inputs: tuple[Any, ...]) -> dict[str, Model | Path]:
-    """The models by name, made; recordings as their paths."""
+def load_models(config: Config, inputs: tuple[Any, ...]) -> dict[str, Model | Path]:
+    """The models by name, live; recordings as their paths."""
     return {
         name: Path(reference) if reference.endswith(RECORDING) else references.model(reference, inputs)
-        for name, reference in asked.models.items()
+        for name, reference in config.models.items()
     }
 
 
-def given(asked: Asked) -> tuple[Callable[..., Any] | None, tuple[Any, ...], tuple[Any, ...]]:
+def load_task(config: Config) -> tuple[Callable[..., Any] | None, tuple[Any, ...], tuple[Any, ...]]:
     """The objective, the inputs and the targets: where there is an objective, the last array of the file."""
     from ..comparison.recording import OBJECTIVES
 
-    arrays = () if asked.inputs is None else references.examples(asked.inputs)
-    name = asked.objective
+    arrays = () if config.inputs is None else references.examples(config.inputs)
+    name = config.objective
     if name is None:
         return None, arrays, ()
     if references.is_reference(name):
@@ -134,18 +133,18 @@ def given(asked: Asked) -> tuple[Callable[..., Any] | None, tuple[Any, ...], tup
         function = OBJECTIVES[name]
     else:
         raise InvalidArgument(f"No objective {name!r}. {did_you_mean(name, OBJECTIVES)} Or say file.py:function.")
-    if asked.inputs is None:
+    if config.inputs is None:
         return function, (), ()
     if len(arrays) < 2 and name in OBJECTIVES:
         raise InvalidArgument(f"{name} needs targets: the inputs file must hold them as its last array.")
     return (function, arrays[:-1], arrays[-1:]) if len(arrays) > 1 else (function, arrays, ())
 
 
-def show(found: Comparison) -> None:
-    """A comparison on the terminal."""
-    text, *rest = str(found).split("\n")
+def print_comparison(comparison: Comparison) -> None:
+    """A comparison on the terminal: the first line is the verdict."""
+    text, *rest = str(comparison).split("\n")
     console = Console()
-    print_verdict(console, text, found.agrees)
+    print_verdict(console, text, comparison.agrees)
     for line in rest:
         style = "red" if line.startswith("  NOT") else ""
         console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)

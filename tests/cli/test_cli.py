@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.command_line import command
 from typer.testing import CliRunner
 
 import multiparam as mp
-from multiparam.cli import app
+from multiparam.cli import commands
+from multiparam.cli.app import main
 from multiparam.comparison.judge import BOUNDS
 from multiparam.core import registry
 
 pytestmark = pytest.mark.xdist_group("cli")  # they share what importing the frameworks costs
 
+MAIN = "from multiparam.cli.app import main; main()"
 QUICK = ["compare", "--model", "mlp", "--steps", "2"]
 
 
@@ -30,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.delenv(registry.VARIABLE, raising=False)
 
     def invoke(*arguments: str, **environment: str) -> Any:
-        return CliRunner().invoke(app.app, arguments, env={"COLUMNS": "160", **environment})
+        return CliRunner().invoke(commands.app, arguments, env={"COLUMNS": "160", **environment})
 
     return invoke
 
@@ -74,10 +76,37 @@ def test_backends_lists_the_others_when_one_is_broken(
 
 
 def test_the_command_shows_its_help_in_a_fresh_interpreter() -> None:
-    code = "import sys; from multiparam.cli.app import main; sys.argv = ['multiparam', '--help']; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = command("--help", code=MAIN)
     assert done.returncode == 0
     assert "compare" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["multiparam", "multiparam.cli"])
+def test_python_runs_the_package_as_the_command(module: str) -> None:
+    done = command("--help", code=f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)")
+    assert done.returncode == 0 and "compare" in done.stdout
+
+
+# -- what is not installed
+
+
+@pytest.mark.parametrize("package", ["typer", "rich"])
+def test_without_the_extra_the_pip_line_and_no_traceback(package: str) -> None:
+    done = command("backends", code=f"sys.modules[{package!r}] = None; {MAIN}")
+    line = f'The command line needs {package}, which is not installed. Try: pip install "multiparam[cli]"\n'
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", line)
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("arguments", [["compare"], ["record"]], ids=lambda arguments: arguments[0])
+def test_without_scikit_learn_the_pip_line_and_no_traceback(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    for name in ("sklearn", "sklearn.datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    result = run(*arguments, "--backend", "torch", "--model", "mlp", "--steps", "1")
+    assert result.exit_code == 3 and isinstance(result.exception, SystemExit)
+    assert 'needs sklearn, which is not installed. Try: pip install "multiparam[compare]"' in said(result)
 
 
 # -- usage errors
@@ -119,7 +148,7 @@ def test_a_backend_that_is_not_installed_exits_with_3_and_its_pip_line(
     monkeypatch.setattr(registry.info("torch"), "_backend", None)
     monkeypatch.setattr(sys, "argv", ["multiparam", "compare", "--backend", "torch"])
     with pytest.raises(SystemExit) as caught:
-        app.main()
+        main()
     assert caught.value.code == 3
     assert 'pip install "multiparam[torch]"' in re.sub(r"\s+", " ", capsys.readouterr().err)
 
@@ -130,9 +159,9 @@ def test_what_nobody_foresaw_is_shown_and_exits_with_3(
     def fail() -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(app, "app", fail)
+    monkeypatch.setattr(commands, "app", fail)
     with pytest.raises(SystemExit) as caught:
-        app.main()
+        main()
     assert caught.value.code == 3 and "out of memory" in capsys.readouterr().err
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli.test_inspect import command, home  # noqa: F401 - a fixture
+from support.command_line import command
 from typer.testing import CliRunner
 
 import multiparam as mp
 from multiparam import errors
-from multiparam.cli import app
+from multiparam.cli.commands import app
 from multiparam.core import registry
 from multiparam.transfers import export
 from multiparam.weights.metadata import describe
@@ -112,14 +112,14 @@ GLUON = dedent("""\
 
 
 @pytest.fixture(autouse=True)
-def users_code(home: Path) -> None:  # noqa: F811
+def users_code(home: Path) -> None:
     for name, text in (("nets", TORCH), ("flaxes", FLAX), ("kerases", KERAS), ("gluons", GLUON)):
         Path(f"{name}.py").write_text(text)
     np.savez("x.npz", np.random.default_rng(0).normal(size=(5, 4)).astype("float32"))
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app.app, ["convert", *arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, ["convert", *arguments], env={"COLUMNS": "200"})
 
 
 def done(*arguments: str, code: int = 0) -> str:

@@ -6,20 +6,19 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import numpy as np
 import pytest
+from support.command_line import command
 from typer.testing import CliRunner
 
 import multiparam as mp
 from multiparam import errors
-from multiparam.cli import app
+from multiparam.cli.commands import app
 from multiparam.weights import summary
 from multiparam.weights.histograms import groups, histograms
 from multiparam.weights.summary import Row, stats
@@ -73,20 +72,13 @@ TORCH = dedent("""\
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the user's code, which is the working directory; nothing of it stays imported."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    before = set(sys.modules)
-    (tmp_path / "users.py").write_text(TORCH)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def home(home: Path) -> Path:
+    (home / "users.py").write_text(TORCH)
+    return home
 
 
 def run(*arguments: str, columns: str = "200") -> Any:
-    return CliRunner().invoke(app.app, ["inspect", *arguments], env={"COLUMNS": columns})
+    return CliRunner().invoke(app, ["inspect", *arguments], env={"COLUMNS": columns})
 
 
 def lines(result: Any) -> list[list[str]]:
@@ -488,12 +480,6 @@ def test_inputs_that_cannot_be_read(home: Path) -> None:
 # -- the command itself
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
-    line = [sys.executable, "-m", "multiparam.cli", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
-
-
 @torch_too
 def test_what_user_code_prints_does_not_come_between(home: Path) -> None:
     (home / "loud.py").write_text(f"print('hello')\n{TORCH}")
@@ -508,9 +494,9 @@ def test_a_file_in_a_pipe_is_not_cut_and_imports_no_framework(home: Path) -> Non
     mp.save({name: np.zeros(3)}, "w.safetensors")
     done = command("inspect", "w.safetensors", "--stats")
     assert name in done.stdout and done.stderr == "" and done.returncode == 0
-    code = "import sys; from multiparam.cli.app import app; app(['inspect', 'w.safetensors'], standalone_mode=False); "
+    code = "from multiparam.cli.commands import app; app(['inspect', 'w.safetensors'], standalone_mode=False); "
     code += "print(*{'torch', 'jax', 'tensorflow', 'mxnet', 'matplotlib'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = command(code=code)
     assert done.stdout.splitlines()[-1] == "", done.stderr
 
 

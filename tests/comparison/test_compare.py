@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import multiparam as mp
 from multiparam import errors
-from multiparam.cli.app import app
+from multiparam.cli.commands import app
 from multiparam.comparison.reports.json import to_document
 from multiparam.comparison.reports.junit import to_junit
 from multiparam.comparison.reports.markdown import to_markdown

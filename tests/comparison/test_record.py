@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import multiparam as mp
 from multiparam import errors
-from multiparam.cli.app import app
+from multiparam.cli.commands import app
 from multiparam.comparison import recording as recordings
 from multiparam.comparison.networks import (
     judge_networks,

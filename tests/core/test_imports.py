@@ -10,6 +10,24 @@ def test_importing_multiparam_imports_no_framework() -> None:
     assert python(f"import multiparam as mp; mp.nn, mp.init, mp.wrap, mp.backends(); {LOADED}") == ""
 
 
+EXTRAS = {"typer", "click", "rich", "jinja2", "jsonschema", "sklearn", "matplotlib", "h5py", "ml_dtypes", "pytest"}
+
+
+def test_multiparam_needs_numpy_only() -> None:
+    """None of the extras is there, and all that users reach can be imported, the command line's front door too."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); import multiparam.cli.app, multiparam as mp; "
+    assert int(python(f"{code}mp.backends(); print(len([getattr(mp, name) for name in mp.__all__]))")) > 20
+
+
+def test_importing_multiparam_is_quick() -> None:
+    """Told by what is loaded, since times are the machine's: one module, and not even numpy before it is needed."""
+    code = (
+        "import sys, multiparam as mp; print(*(name for name in sys.modules if name.startswith(('multip', 'numpy'))))"
+    )
+    assert python(code) == "multiparam"
+    assert python(f"{code}; mp.wrap, mp.backends(); print(*{EXTRAS!r} & sys.modules.keys())") == "multiparam"
+
+
 @pytest.mark.needs("torch")
 def test_wrapping_a_torch_model_imports_no_other_framework() -> None:
     code = "import torch, multiparam as mp; net = mp.wrap(torch.nn.Linear(3, 2)); net(torch.ones(1, 3))"

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 import multiparam as mp
-from multiparam.cli.app import app
+from multiparam.cli.commands import app
 from multiparam.comparison.config import read_config
 
 ROOT = Path(__file__).parents[2]

@@ -47,10 +47,30 @@ def test_a_pages_code_runs_from_top_to_bottom(page: str) -> None:
 
 
 def test_every_page_is_run_and_found_from_the_readme() -> None:
-    pages = {*PAGES, "compare-in-ci"}  # which test_ci_page.py runs
+    pages = {*PAGES, "compare-in-ci", "glossary"}  # test_compare_in_ci.py runs the first, and words have no code
     assert {path.stem for path in (ROOT / "docs").glob("*.md")} == pages
     for page in pages:
         assert f"(docs/{page}.md)" in README
+
+
+PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda path: path.stem)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    """Paths of the repository, and links to files of it."""
+    text = page.read_text("utf-8")
+    paths = set(re.findall(r"`((?:multiparam|backends|tests|tools|benchmarks|constraints|docs)/[\w./-]*)`", text))
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    links = {link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)}
+    assert [link for link in sorted(links) if not (page.parent / link).exists()] == []
+
+
+def test_a_word_of_the_glossary_is_explained_once_and_briefly() -> None:
+    entries = re.findall(r"^\* (.*(?:\n  .*)?)$", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.MULTILINE)
+    words = [word for entry in entries for word in re.findall(r"\*\*([^*]+)\*\*", entry.partition(":")[0])]
+    assert len(words) > 50 and [word for word in words if words.count(word) > 1] == []
+    assert all(len(entry) <= 240 for entry in entries)
 
 
 @pytest.mark.needs("torch")

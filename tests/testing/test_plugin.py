@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return target
+
+
+def test_a_wheel_has_its_types_its_licence_and_few_dependencies(installed: Path) -> None:
+    """What type checkers and people who install it look for."""
+    for package in ("multiparam", "multiparam_torch", "multiparam_mxnet", "multiparam_jax", "multiparam_tensorflow"):
+        assert (installed / package / "py.typed").is_file()
+    (about,) = distributions(name="multiparam", path=[str(installed)])
+    assert [text for text in about.requires or [] if "extra ==" not in text] == ["numpy>=1.26"]
+    assert about.metadata["License-Expression"] == "MIT"
+    assert (about.read_text("licenses/LICENSE") or "").startswith("MIT License")
+    for name in ("torch", "mxnet", "jax", "tensorflow"):
+        assert f"typer>=0.12; extra == '{name}'" in (about.requires or [])
 
 
 def run(where: Path, installed: Path, *command: str) -> tuple[int, str]:
