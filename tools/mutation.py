@@ -32,13 +32,21 @@ JUDGES: Mapping[str, Sequence[str]] = {
     "multiparam/comparison/divergence.py": ["*"],
     "multiparam/comparison/activations.py": ["*"],
     "multiparam/comparison/models.py": ["*"],
-    "multiparam/comparison/networks.py": ["judge_networks", "labelled", "_follow"],
-    "multiparam/comparison/config.py": ["Expected.covers", "excused", "_excused", "_differences", "_missed"],
+    "multiparam/comparison/pairs.py": ["*"],
+    "multiparam/comparison/results.py": ["*"],
+    "multiparam/comparison/networks.py": ["judge_networks", "label_columns", "_follow"],
+    "multiparam/comparison/config.py": [
+        "KnownDifference.covers",
+        "accept_known",
+        "_accepted",
+        "_differences",
+        "_outlived",
+    ],
 }
 # The tests: all of a file, or those that use one of some names.
 TESTS: Mapping[str, set[str]] = {
     "tests/comparison/test_judging.py": set(),
-    "tests/comparison/test_config.py": {"excused", "verdicts"},
+    "tests/comparison/test_config.py": {"accept_known", "verdicts"},
 }
 CONFIG = """
 [tool.mutmut]
@@ -68,20 +76,20 @@ HARMLESS: Mapping[tuple[str, str, str], str] = {
     ("distance", "out=a", "out=None"): COPY,
     ("distance", "b.min(initial=0)", "b.min(initial=1)"): "what is above zero is never the largest below it",
     ("digest", "reshape(-1)", "reshape(None)"): "the bytes have one order in any shape",
-    ("Kept._on_disk", ", allow_pickle=False", ""): NO_OBJECTS,
-    ("Kept._on_disk", "allow_pickle=False", "allow_pickle=None"): NO_OBJECTS,
-    ("Kept._on_disk", "allow_pickle=False", "allow_pickle=True"): NO_OBJECTS,
-    ("Follower.see", "self._parted[0] < i", "self._parted[0] <= i"): "each call is seen once",
+    ("ActivationCache._on_disk", ", allow_pickle=False", ""): NO_OBJECTS,
+    ("ActivationCache._on_disk", "allow_pickle=False", "allow_pickle=None"): NO_OBJECTS,
+    ("ActivationCache._on_disk", "allow_pickle=False", "allow_pickle=True"): NO_OBJECTS,
+    ("Follower.on_call", "self._diverging.index < i", "self._diverging.index <= i"): "each call is seen once",
     ("_follow", "outputs_agree=False", "outputs_agree=None"): "it is as false",
     ("_subjects", "next(iter(models), '')", "next(iter(models), None)"): "it names no model either",
     ("_subjects", "next(iter(models), '')", "next(iter(models), 'XXXX')"): "it names no model either",
-    ("_Work._parameters", "found.histograms +=", "found.histograms ="): "it is the first to add some",
-    ("_Work._parameters", "found.hints +=", "found.hints ="): "it is the first to add some",
-    ("_farthest", "(0.0, '')", "(0.0, 'XXXX')"): "nothing is beyond its bound by 0",
+    ("ReferenceJudge._parameters", "pair.histograms +=", "pair.histograms ="): "it is the first to add some",
+    ("ReferenceJudge._parameters", "pair.hints +=", "pair.hints ="): "it is the first to add some",
+    ("_largest", "(0.0, '')", "(0.0, 'XXXX')"): "nothing is beyond its bound by 0",
     ("_small", "default=0.0", "default=1.0"): "without gradients none is measured",
-    ("_worst", ", strict=True", ""): CHECKED,
-    ("_worst", "strict=True", "strict=None"): CHECKED,
-    ("_worst", "strict=True", "strict=False"): CHECKED,
+    ("_outputs_distance", ", strict=True", ""): CHECKED,
+    ("_outputs_distance", "strict=True", "strict=None"): CHECKED,
+    ("_outputs_distance", "strict=True", "strict=False"): CHECKED,
 }
 
 
@@ -142,8 +150,8 @@ def replaced(line: str, was: str, is_now: str) -> list[str]:
 def copied(folder: Path, modules: Sequence[str]) -> None:
     """The core, the tests and a configuration in a folder of their own."""
     shutil.copytree(ROOT / "multiparam", folder / "multiparam", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "tests").mkdir()
     for name in ("conftest.py", *TESTS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for module in modules:
         path = folder / module

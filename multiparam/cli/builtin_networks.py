@@ -16,8 +16,8 @@ from ..paths import did_you_mean
 from .terminal import exit_on_error, print_recorded, print_verdict, progress, quiet
 
 if TYPE_CHECKING:
-    from ..comparison.models import Comparison
-    from ..comparison.runs import Run
+    from ..comparison.results import Comparison
+    from ..comparison.runs import NetworkRun
 
 DEFAULTS: Mapping[str, int] = {"steps": 100, "seed": 0}
 
@@ -27,11 +27,11 @@ def compare_built_in(options: Mapping[str, Any], against: Path | None, reports: 
 
     ``options``: the values of ``--backend``, ``--model``, ``--steps`` and ``--seed``, None where one is not used.
     """
-    from ..comparison.networks import judge_networks, labelled, of_files
+    from ..comparison.networks import judge_networks, label_columns, open_network_files
     from ..comparison.subjects import environment
     from ..comparison.zoo import ZOO
 
-    golden, recorded, environments = of_files([against]) if against is not None else ([], {}, [])
+    golden, recorded, environments = open_network_files([against]) if against is not None else ([], {}, [])
     networks = _known(options["model"], list(dict.fromkeys(run.network for run in golden)) or ZOO, "--model")
     training = _training({**DEFAULTS, **recorded}, options)
     if recorded and training != recorded:
@@ -41,7 +41,7 @@ def compare_built_in(options: Mapping[str, Any], against: Path | None, reports: 
     if len(backends) == 1 and not golden:
         Console().print(f"Only {backends[0]} is compared: its float32 against its own float64.")
     reference = [run for run in golden if run.backend == golden[0].backend and run.network in networks]
-    runs = labelled([*reference, *_runs(networks, backends, training)])
+    runs = label_columns([*reference, *_runs(networks, backends, training)])
     here = {**environment(), "name": "here"}
     comparison = judge_networks(runs, {"networks": networks, **training}, [*environments, here])
     return _report(comparison, training["steps"], reports)
@@ -49,9 +49,9 @@ def compare_built_in(options: Mapping[str, Any], against: Path | None, reports: 
 
 def compare_recordings(files: Sequence[Path], reports: Mapping[str, Path | None]) -> int:
     """Compare recordings of the networks; the exit code."""
-    from ..comparison.networks import judge_networks, of_files
+    from ..comparison.networks import judge_networks, open_network_files
 
-    runs, training, environments = of_files(files)
+    runs, training, environments = open_network_files(files)
     networks = list(dict.fromkeys(run.network for run in runs))
     comparison = judge_networks(runs, {"networks": networks, **training}, environments)
     return _report(comparison, training["steps"], reports)
@@ -77,7 +77,7 @@ def _training(defaults: Mapping[str, int], options: Mapping[str, Any]) -> dict[s
 
 def _runs(
     networks: Sequence[str], backends: Sequence[str], training: Mapping[str, int], layers: Sequence[str] = ()
-) -> list[Run]:
+) -> list[NetworkRun]:
     from ..comparison.networks import DTYPES, TICKS, record_networks
 
     steps, seed = training["steps"], training["seed"]
@@ -89,13 +89,13 @@ def _runs(
 
 
 def _report(comparison: Comparison, steps: int, reports: Mapping[str, Path | None]) -> int:
-    from ..comparison.reports.console import show, verdict
-    from ..comparison.reports.documents import write
+    from ..comparison.reports.console import print_checks, verdict
+    from ..comparison.reports.files import write_reports
 
     console = Console()
-    show(console, comparison, steps)
+    print_checks(console, comparison, steps)
     print_verdict(console, "\n".join(verdict(comparison)), comparison.agrees)
-    write(comparison, reports)
+    write_reports(comparison, reports)
     return 0 if comparison.agrees else 1
 
 

@@ -13,12 +13,13 @@ from rich.text import Text
 from rich.tree import Tree
 
 from .. import paths
+from ..comparison.reports.console import console_for
 from ..core.model import Model
 from ..weights import histograms, summary
 from ..weights.summary import Listing, Row
 from . import references
 from .opening import check_folder, open_source
-from .terminal import console_for, exit_on_error, print_table, progress, warnings_as_sentences
+from .terminal import exit_on_error, print_table, progress, warnings_as_sentences
 
 COLOURS = {"trainable": "green", "frozen": "cyan", "buffer": "dim"}
 SOURCE = "A weight file, or a model: package.module:callable or path/to/file.py:callable, which is run."

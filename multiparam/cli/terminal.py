@@ -13,11 +13,12 @@ from typing import Any, TextIO
 
 import typer
 from rich import box
-from rich.console import Console, JustifyMethod, RenderableType
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from ..comparison.reports.console import console_for
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, MultiparamWarning, ParameterNotFound
 
 USAGE, COULD_NOT_RUN = 2, 3  # exit codes; 0 is done, or all agree, and 1 is only for what disagrees
@@ -128,15 +129,4 @@ def print_table(
     console.print(Text(title, "bold"), soft_wrap=True)
     if lines:
         console.print(table)
-    return console
-
-
-def console_for(body: RenderableType) -> Console:
-    """As wide as the terminal, but no narrower than lets every name be read; in a file, as wide as it would be."""
-    console = Console()
-    needed = Console(width=100_000).measure(body)
-    if console.is_terminal or "COLUMNS" in os.environ:
-        console.width = max(console.width, needed.minimum)
-    else:
-        console.width = max(80, needed.maximum)
     return console

@@ -17,30 +17,30 @@ from . import references
 from .terminal import exit_on_error, print_recorded, print_verdict, quiet
 
 if TYPE_CHECKING:
-    from ..comparison.config import Asked
-    from ..comparison.models import Comparison
+    from ..comparison.config import Config
+    from ..comparison.results import Comparison
 
 RECORDING, TOML = ".safetensors", ".toml"
 
 
-def configuration(models: Sequence[str], options: Mapping[str, Any]) -> Asked:
+def configuration(models: Sequence[str], options: Mapping[str, Any]) -> Config:
     """What the command line asks for, or the TOML file it names; options that are used count instead of the file's own.
 
     Raises BadParameter or InvalidArgument for words that name nothing, and FileError for a file that is not right.
     """
-    from ..comparison.config import Asked, read
+    from ..comparison.config import Config, read_config
 
     used = {key: value for key, value in options.items() if value is not None and value != ()}
     files = [text for text in models if text.endswith(TOML)]
     if files:
         if len(models) > 1:
             raise typer.BadParameter(f"{files[0]} names the models; say nothing beside it", param_hint="MODELS")
-        return replace(read(Path(files[0])), **used)
+        return replace(read_config(Path(files[0])), **used)
     named: dict[str, str] = {}
     for text in models:
         name, reference = parse_model(text)
         named[name if name not in named else text] = reference
-    return Asked(models=named, **used)
+    return Config(models=named, **used)
 
 
 def parse_model(text: str) -> tuple[str, str]:
@@ -60,11 +60,11 @@ def parse_model(text: str) -> tuple[str, str]:
     return name, reference
 
 
-def compare_models(config: Asked, rtol_eps: float | None, reports: Mapping[str, Path | None]) -> int:
+def compare_models(config: Config, rtol_eps: float | None, reports: Mapping[str, Path | None]) -> int:
     """Compare the models that references name, and write the reports that have a path; the exit code."""
-    from ..comparison.config import excused
+    from ..comparison.config import accept_known
     from ..comparison.models import compare
-    from ..comparison.reports.documents import write
+    from ..comparison.reports.files import write_reports
 
     if config.inputs is None and not recordings_of(config):
         raise typer.BadParameter("models are compared on inputs", param_hint="--inputs")
@@ -77,15 +77,15 @@ def compare_models(config: Asked, rtol_eps: float | None, reports: Mapping[str, 
                 steps=config.steps, optimizer=config.optimizer, lr=config.lr, layers=config.layers,
                 against=config.against, histograms=reports.get("html") is not None,
             )  # fmt: skip
-            judged = excused({pair.name: pair.checks for pair in comparison.pairs}, config.expected)
+            judged = accept_known({pair.name: pair.checks for pair in comparison.pairs}, config.expected)
             for pair in comparison.pairs:
                 pair.checks = judged[pair.name]
         print_comparison(comparison)
-        write(comparison, reports)
+        write_reports(comparison, reports)
     return 0 if comparison.agrees else 1
 
 
-def record_models(config: Asked, output: Path) -> None:
+def record_models(config: Config, output: Path) -> None:
     """Record the models that references name."""
     from ..comparison.models import record
 
@@ -105,13 +105,13 @@ def record_models(config: Asked, output: Path) -> None:
         print_recorded(path, ", ".join(config.models))
 
 
-def recordings_of(config: Asked) -> list[str]:
+def recordings_of(config: Config) -> list[str]:
     """The files among the models, and the one to hold them against."""
     files = [reference for reference in config.models.values() if reference.endswith(RECORDING)]
     return files + ([] if config.against is None else [str(config.against)])
 
 
-def load_models(config: Asked, inputs: tuple[Any, ...]) -> dict[str, Model | Path]:
+def load_models(config: Config, inputs: tuple[Any, ...]) -> dict[str, Model | Path]:
     """The models by name, live; recordings as their paths."""
     return {
         name: Path(reference) if reference.endswith(RECORDING) else references.model(reference, inputs)
@@ -119,7 +119,7 @@ def load_models(config: Asked, inputs: tuple[Any, ...]) -> dict[str, Model | Pat
     }
 
 
-def load_task(config: Asked) -> tuple[Callable[..., Any] | None, tuple[Any, ...], tuple[Any, ...]]:
+def load_task(config: Config) -> tuple[Callable[..., Any] | None, tuple[Any, ...], tuple[Any, ...]]:
     """The objective, the inputs and the targets: where there is an objective, the last array of the file."""
     from ..comparison.recording import OBJECTIVES
 

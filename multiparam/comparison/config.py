@@ -1,4 +1,4 @@
-"""What ``multiparam compare agree.toml`` is asked for: reading the file, and holding it to the differences it expects.
+"""The file of ``multiparam compare agree.toml``: reading it, and accepting the differences that it expects.
 
 The keys are in ``schemas/compare.json``, which editors read too. There each key's ``title`` is what the key takes, in
 words, and errors are made of those.
@@ -20,7 +20,7 @@ from ..errors import FileError, InvalidArgument
 from ..paths import did_you_mean, matches
 from ..transfers.rename import renamer
 from .judge import Check
-from .schemas import schema
+from .schemas import jsonschema, schema
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
@@ -29,7 +29,7 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")  # a key that TOML takes without quotes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expected:
+class KnownDifference:
     """A difference that is known and meant: in which models and checks (globs), what it says, and why it is meant."""
 
     model: str = "*"
@@ -40,7 +40,7 @@ class Expected:
     def covers(self, model: str, check: Check) -> list[str]:
         """Those of a check's differences that are this one.
 
-        >>> padding = Expected(check="opt*", contains="padding", reason="a layer of its own there")
+        >>> padding = KnownDifference(check="opt*", contains="padding", reason="a layer of its own there")
         >>> padding.covers("jax", Check("", "options", "jax", False, items=("stem: padding is 0 there", "bn: eps")))
         ['stem: padding is 0 there']
         """
@@ -49,8 +49,8 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A file that says what to compare. Its paths are relative to where the process is, no more to the file.
+class Config:
+    """What to compare. Its paths are relative to where the process is, no more to the file.
 
     ``models`` are references or recordings by name, the first being what others are compared with. ``tolerances`` are
     in eps, and only those the file gives. No ``layers`` are all of them.
@@ -67,10 +67,10 @@ class Asked:
     lr: float = 0.01
     layers: tuple[str, ...] = ()
     against: Path | None = None
-    expected: tuple[Expected, ...] = ()
+    expected: tuple[KnownDifference, ...] = ()
 
 
-def read(path: Path) -> Asked:
+def read_config(path: Path) -> Config:
     r"""Read a TOML file that says what to compare.
 
     Raises FileError with all that is wrong in it, a line each; and OSError where there is no such file.
@@ -79,8 +79,8 @@ def read(path: Path) -> Asked:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "agree.toml")
     ...     _ = path.write_text('steps = 3\n[models]\na = "nets.py:make"\nb = "nets.b:make"\n')
-    ...     asked = read(path)
-    >>> asked.steps, asked.models["a"] == f"{path.parent / 'nets.py'}:make", asked.models["b"]
+    ...     config = read_config(path)
+    >>> config.steps, config.models["a"] == f"{path.parent / 'nets.py'}:make", config.models["b"]
     (3, True, 'nets.b:make')
     """
     text = _text(path)
@@ -93,30 +93,34 @@ def read(path: Path) -> Asked:
         raise FileError(f"{str(path)!r} has a number of too many digits, or tables or lists too deep.") from None
     if problems:
         raise FileError("\n  ".join([f"In {str(path)!r}:", *problems]))
-    return _asked(document, path.parent)
+    return _config(document, path.parent)
 
 
-def excused(found: Mapping[str, Sequence[Check]], expected: Sequence[Expected]) -> dict[str, list[Check]]:
-    """Each model's checks, of which those that disagree only as expected agree, with the reasons in ``expected``.
+# -- known differences
 
-    What is expected and not found is one more check, which fails: at the first model it was expected of, or else at the
-    first of all. So no expectation outlives its difference.
+
+def accept_known(checks: Mapping[str, Sequence[Check]], known: Sequence[KnownDifference]) -> dict[str, list[Check]]:
+    """Each model's checks, of which those that disagree only as known agree, with the reasons in ``expected``.
+
+    What is expected and does not occur is one more check, which fails: at the first model it was expected of, or else
+    at the first of all. So no expectation outlives its difference.
 
     >>> wrong = Check("", "options", "jax", False, items=("bn: eps is 1e-05 there, 0.001 here",))
-    >>> known = Expected(check="options", contains="eps", reason="as published")
-    >>> gone = Expected(check="options", contains="padding", reason="a layer of its own")
-    >>> for check in excused({"jax": [wrong]}, [known, gone])["jax"]:
+    >>> eps = KnownDifference(check="options", contains="eps", reason="as published")
+    >>> gone = KnownDifference(check="options", contains="padding", reason="a layer of its own")
+    >>> for check in accept_known({"jax": [wrong]}, [eps, gone])["jax"]:
     ...     print(check.check, check.agrees, check.expected or check.detail)
     options True as published
     expected difference False nothing like 'padding' in options: a layer of its own; take it out of the file
     """
-    judged = {model: [_excused(model, check, expected) for check in checks] for model, checks in found.items()}
-    for each in expected:
-        if judged and not any(each.covers(model, check) for model, checks in found.items() for check in checks):
-            of = next((model for model in found if matches(model, each.model)), next(iter(found)))
-            detail = f"{_missed(each, found)}: {each.reason}; take it out of the file"
-            judged[of].append(Check("", "expected difference", of, False, detail=detail))
-    return judged
+    accepted = {model: [_accepted(model, each, known) for each in of_model] for model, of_model in checks.items()}
+    for each in known:
+        occurs = any(each.covers(model, check) for model, of_model in checks.items() for check in of_model)
+        if accepted and not occurs:
+            first = next((model for model in checks if matches(model, each.model)), next(iter(checks)))
+            detail = f"{_outlived(each, checks)}: {each.reason}; take it out of the file"
+            accepted[first].append(Check("", "expected difference", first, False, detail=detail))
+    return accepted
 
 
 def _differences(check: Check) -> tuple[str, ...]:
@@ -125,21 +129,24 @@ def _differences(check: Check) -> tuple[str, ...]:
     return check.items or (check.detail,)
 
 
-def _excused(model: str, check: Check, expected: Sequence[Expected]) -> Check:
-    fitting = {each: covered for each in expected if (covered := each.covers(model, check))}
+def _accepted(model: str, check: Check, known: Sequence[KnownDifference]) -> Check:
+    """The check as it is, or agreeing where every one of its differences is known."""
+    fitting = {each: covered for each in known if (covered := each.covers(model, check))}
     if not fitting or {text for covered in fitting.values() for text in covered} != set(_differences(check)):
         return check
     reasons = dict.fromkeys(each.reason for each in fitting)
     return replace(check, agrees=True, expected="; ".join(reasons))
 
 
-def _missed(each: Expected, found: Mapping[str, Sequence[Check]]) -> str:
-    models = [model for model in found if matches(model, each.model)]
+def _outlived(known: KnownDifference, checks: Mapping[str, Sequence[Check]]) -> str:
+    """Why a known difference does not occur."""
+    models = [model for model in checks if matches(model, known.model)]
     if not models:
-        return f"no model {each.model!r} is compared"
-    if not any(matches(check.check, each.check) for model in models for check in found[model]):
-        return f"no check {each.check!r} is made"
-    return f"nothing like {each.contains!r} in {each.check}" if each.contains else f"nothing differs in {each.check}"
+        return f"no model {known.model!r} is compared"
+    if not any(matches(check.check, known.check) for model in models for check in checks[model]):
+        return f"no check {known.check!r} is made"
+    what = f"like {known.contains!r} in" if known.contains else "differs in"
+    return f"nothing {what} {known.check}"
 
 
 # -- a file that can be read
@@ -157,15 +164,15 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _with_line(said: str, text: str) -> str:
+def _with_line(message: str, text: str) -> str:
     """The parser's words, with line and column for the end of the file too."""
     line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
-    return said.replace("at end of document", f"at the end, line {line}, column {column}")
+    return message.replace("at end of document", f"at the end, line {line}, column {column}")
 
 
-def _asked(document: Mapping[str, Any], folder: Path) -> Asked:
+def _config(document: Mapping[str, Any], folder: Path) -> Config:
     """A document without problems as plain objects, its paths relative to where the file's own is."""
-    made: Mapping[str, Callable[[Any], Any]] = {
+    convert: Mapping[str, Callable[[Any], Any]] = {
         "models": lambda models: {name: _reference(text, folder) for name, text in models.items()},
         "inputs": folder.joinpath,
         "objective": lambda text: _reference(text, folder),
@@ -175,9 +182,9 @@ def _asked(document: Mapping[str, Any], folder: Path) -> Asked:
         "lr": float,
         "layers": tuple,
         "against": folder.joinpath,
-        "expected": lambda tables: tuple(Expected(**table) for table in tables),
+        "expected": lambda tables: tuple(KnownDifference(**table) for table in tables),
     }
-    return Asked(**{key: made[key](value) if key in made else value for key, value in document.items()})
+    return Config(**{key: convert[key](value) if key in convert else value for key, value in document.items()})
 
 
 def _reference(text: str, folder: Path) -> str:
@@ -196,49 +203,50 @@ def _new(name: str | bool) -> str | None:
 
 @cache
 def _validator() -> Any:
-    from jsonschema import Draft202012Validator, validators
-
-    types = Draft202012Validator.TYPE_CHECKER.redefine("number", _is_finite)  # TOML has inf and nan, JSON has not
-    made = validators.extend(Draft202012Validator, type_checker=types)  # type: ignore[no-untyped-call]
-    return made(schema("compare"))
+    package = jsonschema()
+    draft = package.Draft202012Validator
+    types = draft.TYPE_CHECKER.redefine("number", _is_finite)  # TOML has inf and nan, JSON has not
+    return package.validators.extend(draft, type_checker=types)(schema("compare"))
 
 
 def _is_finite(_: Any, value: Any) -> bool:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return known and abs(value) <= sys.float_info.max
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 def _problems(document: Mapping[str, Any]) -> Iterator[str]:
     for error in _validator().iter_errors(document):
-        yield from _said(error)
+        yield from _messages(error)
     if "against" not in document:  # its own name counts too, and is not known yet
         yield from _wrong_sync(document.get("sync"), document.get("models"))
     yield from _wrong_rules(document.get("rules"))
 
 
-def _said(error: ValidationError) -> Iterator[str]:
+def _messages(error: ValidationError) -> Iterator[str]:
+    """What is wrong, in our words: jsonschema's are for those who know the schema."""
     place = tuple(error.absolute_path)
-    found: Any = error.instance
+    value: Any = error.instance
     schema: Any = error.schema
     if error.validator == "additionalProperties":
-        for key in found:
+        for key in value:
             if key not in schema["properties"]:
                 known = did_you_mean(key, schema["properties"])
-                yield f"{_place(*place, key)} is unknown. {known}{_outside(*place, key, found=found[key])}"
+                yield f"{_place(*place, key)} is unknown. {known}{_belongs_above(*place, key, value=value[key])}"
     elif error.validator == "required":
         for key in schema["required"]:
-            if key not in found:
+            if key not in value:
                 yield f"{_place(*place, key)} is missing; it takes {schema['properties'][key]['title']}."
     else:
-        yield f"{_place(*place)} is {_shown(found)}; it takes {schema['title']}.{_outside(*place, found=found)}"
+        text = f"{_place(*place)} is {_shown(value)}; it takes {schema['title']}."
+        yield f"{text}{_belongs_above(*place, value=value)}"
 
 
-def _outside(*place: str | int, found: Any) -> str:
+def _belongs_above(*place: str | int, value: Any) -> str:
     """A hint for a key of the file's own that fell into a table because it stands after that one's name."""
     key = place[-1]
     if key not in _validator().schema["properties"]:
         return ""
-    if any(error.absolute_path for error in _validator().iter_errors({key: found})):  # it is as wrong up there
+    if any(error.absolute_path for error in _validator().iter_errors({key: value})):  # it is as wrong up there
         return ""
     return f" The file's own {key} stands above [{place[0]}]."
 

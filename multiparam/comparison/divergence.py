@@ -1,4 +1,4 @@
-"""Following two passes layer by layer: how far apart are the inputs and outputs of each, and where do they part?"""
+"""Following two passes layer by layer: the distances of each layer's inputs and outputs, and where they first part."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ import numpy as np
 from ..core.distances import EPS, distance
 from ..transfers.apply import channel_orders
 from . import hints
-from .activations import Call, Kept
+from .activations import LayerCall, LayerCalls
 
-Turn = Callable[[np.ndarray], np.ndarray]
+FlattenPermutation = Callable[[np.ndarray], np.ndarray]
+PERMUTED = "both flatten channels in one order, and the weight is permuted as if they did not"
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One matched call of a layer: how far apart its inputs and its outputs are, in eps."""
+class LayerDistance:
+    """One matched call of a layer.
+
+    Attributes:
+        reference: The layer's name in the reference; empty for the model itself.
+        name: Its name in the candidate.
+        inputs: How far apart its inputs are, in eps of the dtype that is judged.
+        output: How far apart its outputs are, in the same unit.
+        cut: The activation that one of the two has as a part of it, and that is undone in ``output``.
+    """
 
     reference: str
     name: str
     inputs: float
     output: float
-    cut: str = ""  # the activation that one of them has as a part of it, and that is undone in ``output``
+    cut: str = ""
 
     def __str__(self) -> str:
         name = self.reference or "the model"
@@ -32,126 +41,151 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """Where two passes part first: in words, at which of the matched calls, and known causes."""
 
     where: str
     index: int | None = None
-    at: bool = False  # at the layer itself, whose inputs agree
+    at_layer: bool = False  # at the layer itself, whose inputs agree
     hints: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class _Diverging:
+    """The first call whose output is beyond the bound, and the one that came before it; each with its index."""
+
+    index: int
+    call: LayerCall
+    before: tuple[int, LayerCall] | None
+
+
 class Follower:
-    """Holds the calls of a model, as they come, against the kept ones of the reference.
+    """Holds the calls of a candidate, as they come, against the cached ones of the reference.
 
-    ``to``: reference's layer -> the other's; calls of one layer are matched in order. ``turns``: the other's layer ->
-    what is done to the reference's inputs of it, where a flattening is in between. Only the call at which they part,
-    and the one before, are held.
+    ``layer_map``: the reference's layer -> the candidate's; calls of one layer are matched in order. ``permutations``:
+    the candidate's layer -> the flatten permutation that the reference's inputs of it go through. Only the call at
+    which they part, and the one before, are held.
 
+    >>> from multiparam.comparison.activations import ActivationCache
     >>> x = np.ones((2, 3))
-    >>> follower = Follower(Kept([Call("0", (x,), (x + 1,)), Call("2", (x + 1,), (x,))]), {"0": "a", "2": "b"}, "float64", 64)
-    >>> follower.see(Call("a", (x,), (x + 1,)))
-    >>> follower.see(Call("b", (x + 1,), (x * 2,)))
-    >>> follower.parting(outputs_agree=False).where
+    >>> cache = ActivationCache([LayerCall("0", (x,), (x + 1,)), LayerCall("2", (x + 1,), (x,))])
+    >>> follower = Follower(cache, {"0": "a", "2": "b"}, "float64", 64)
+    >>> follower.on_call(LayerCall("a", (x,), (x + 1,)))
+    >>> follower.on_call(LayerCall("b", (x + 1,), (x * 2,)))
+    >>> follower.divergence(outputs_agree=False).where
     'at layer 2 -> b: its inputs agree (0 eps) and its output does not (4.5e+15 eps)'
-    """  # noqa: E501
+    """
 
     def __init__(
-        self, kept: Kept, to: Mapping[str, str], dtype: str, bound: float, turns: Mapping[str, Turn] | None = None
+        self,
+        reference: LayerCalls,
+        layer_map: Mapping[str, str],
+        dtype: str,
+        bound: float,
+        permutations: Mapping[str, FlattenPermutation] | None = None,
     ) -> None:
-        self._kept = kept
+        self._reference = reference
         self._dtype = dtype
         self._bound = bound
-        self._turns = turns or {}
+        self._permutations = permutations or {}
         self._waiting: dict[str, deque[int]] = {}
-        for i, layer in enumerate(kept.layers):
-            if layer in to:
-                self._waiting.setdefault(to[layer], deque()).append(i)
-        self._found: dict[int, Layer] = {}
-        self._last: tuple[int, Call] | None = None
-        self._parted: tuple[int, Call, tuple[int, Call] | None] | None = None
+        for i, layer in enumerate(reference.layers):
+            if layer in layer_map:
+                self._waiting.setdefault(layer_map[layer], deque()).append(i)
+        self._layers: dict[int, LayerDistance] = {}
+        self._last: tuple[int, LayerCall] | None = None
+        self._diverging: _Diverging | None = None
 
-    def see(self, call: Call) -> None:
-        """The other model's next call."""
+    def on_call(self, call: LayerCall) -> None:
+        """The candidate's next call."""
         waiting = self._waiting.get(call.layer)
         if not waiting:
             return
         i = waiting.popleft()
-        mine = self._kept[i]
-        inputs = _apart(self._turned(mine, call).inputs, call.inputs, self._dtype, around=True)
-        output, cut = _apart(mine.outputs, call.outputs, self._dtype), ""
+        reference = self._reference[i]
+        inputs = self._distance(self._permuted(reference, call).inputs, call.inputs, unpad=True)
+        output, cut = self._distance(reference.outputs, call.outputs), ""
         if inputs <= self._bound < output:
-            output, cut = self._cut(mine.outputs, call.outputs, output)
-        layer = self._found[i] = Layer(mine.layer, call.layer, inputs, output, cut)
-        if self._parted is not None and self._parted[0] < i:
+            output, cut = self._without_activation(reference.outputs, call.outputs, output)
+        layer = self._layers[i] = LayerDistance(reference.layer, call.layer, inputs, output, cut)
+        if self._diverging is not None and self._diverging.index < i:
             return
-        held = Call(call.layer, *(tuple(map(np.array, arrays)) for arrays in call[1:]))  # its memory is used again
+        # Copied, since the framework writes into that memory again.
+        held = LayerCall(call.layer, *(tuple(map(np.array, arrays)) for arrays in call[1:]))
         if layer.output > self._bound:  # its inputs may be cut otherwise, as where padding is a layer of its own
-            self._parted = i, held, self._last
+            self._diverging = _Diverging(i, held, self._last)
         self._last = i, held
 
-    def _turned(self, mine: Call, call: Call) -> Call:
-        """The reference's call with features in the order in which the other flattens them."""
-        turn = self._turns.get(call.layer)
-        if turn is None:
-            return mine
-        return mine._replace(inputs=tuple(turn(a) if a.ndim == 2 else a for a in mine.inputs))
+    def _permuted(self, reference: LayerCall, call: LayerCall) -> LayerCall:
+        """The reference's call with features in the order in which the candidate flattens them."""
+        permute = self._permutations.get(call.layer)
+        if permute is None:
+            return reference
+        return reference._replace(inputs=tuple(permute(a) if a.ndim == 2 else a for a in reference.inputs))
 
-    def _cut(self, mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], output: float) -> tuple[float, str]:
+    def _without_activation(
+        self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], output: float
+    ) -> tuple[float, str]:
         """The distance of outputs where one layer has the activation in it, as Keras' have, and the activation."""
         for name, function in hints.FUNCTIONS.items():
-            for one, other in ((mine, theirs), (theirs, mine)):
+            for plain, activated in ((reference, candidate), (candidate, reference)):
                 with np.errstate(all="ignore"):
-                    made = [function(a) if a.dtype.name in EPS else a for a in one]
-                if all(a.size == 0 or np.ptp(a) == 0 for a in made if a.dtype.name in EPS):
+                    outputs = [function(a) if a.dtype.name in EPS else a for a in plain]
+                if all(a.size == 0 or np.ptp(a) == 0 for a in outputs if a.dtype.name in EPS):
                     continue  # whatever went in: a softmax of one number, a relu of negative ones
-                far = _apart(made, other, self._dtype)
-                if far <= self._bound:
-                    return far, name
+                eps = self._distance(outputs, activated)
+                if eps <= self._bound:
+                    return eps, name
         return output, ""
 
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[LayerDistance]:
         """What was matched, in the reference's order of execution."""
-        return [self._found[i] for i in sorted(self._found)]
+        return [self._layers[i] for i in sorted(self._layers)]
 
-    def farthest(self) -> float:
+    def largest_distance(self) -> float:
         """The largest distance of an output."""
-        return max((layer.output for layer in self._found.values()), default=0.0)
+        return max((layer.output for layer in self._layers.values()), default=0.0)
 
-    def parting(self, outputs_agree: bool) -> Parting | None:
-        """Where they part first, if they do."""
-        order = sorted(self._found)
-        if self._parted is None:
+    def divergence(self, outputs_agree: bool) -> Divergence | None:
+        """Where the passes part first, if they do."""
+        order = sorted(self._layers)
+        if self._diverging is None:
             if outputs_agree:
                 return None
-            last = f"after layer {self._found[order[-1]]}, whose output agrees" if order else "somewhere"
-            return Parting(last)
-        i, call, before = self._parted
-        index, layer = order.index(i), self._found[i]
+            last = f"after layer {self._layers[order[-1]]}, whose output agrees" if order else "somewhere"
+            return Divergence(last)
+        i, call = self._diverging.index, self._diverging.call
+        index, layer = order.index(i), self._layers[i]
         if layer.inputs <= self._bound:
             where = f"at layer {layer}: its inputs agree ({layer.inputs:.3g} eps) and its output does not "
-            return Parting(f"{where}({layer.output:.3g} eps)", index, True, hints.at(self._kept[i], call))
-        since = f"between layers {self._found[order[index - 1]]} and" if index else "before layer"
+            causes = hints.explain_layer(self._reference[i], call)
+            return Divergence(f"{where}({layer.output:.3g} eps)", index, True, causes)
+        since = f"between layers {self._layers[order[index - 1]]} and" if index else "before layer"
         where = f"{since} {layer}, whose inputs are {layer.inputs:.3g} eps apart"
-        causes: list[str] = []
+        before, causes = self._diverging.before, []
+        # What stands between two layers is only known where they came one after the other in the candidate too.
         if before is not None and index and before[0] == order[index - 1]:
-            mine = self._kept[i]
-            turned = self._turned(mine, call)
-            if turned is not mine and _apart(mine.inputs, call.inputs, self._dtype) <= self._bound:
-                causes = ["both flatten channels in one order, and the weight is permuted as if they did not"]
-            else:
-                causes = hints.between(self._kept[before[0]], before[1], turned, call)
-        return Parting(where, index, False, causes)
+            causes = self._causes_between(before, i, call)
+        return Divergence(where, index, False, causes)
 
+    def _causes_between(self, before: tuple[int, LayerCall], i: int, call: LayerCall) -> list[str]:
+        """Why inputs of a layer differ where the output of the layer before agrees."""
+        reference = self._reference[i]
+        permuted = self._permuted(reference, call)
+        if permuted is not reference and self._distance(reference.inputs, call.inputs) <= self._bound:
+            return [PERMUTED]
+        return hints.explain_between(self._reference[before[0]], before[1], permuted, call)
 
-def _apart(mine: Sequence[np.ndarray], theirs: Sequence[np.ndarray], dtype: str, around: bool = False) -> float:
-    """How far two layers' inputs or outputs are apart, whichever axis has their channels; ``around``: but for zeros
-    around one of them, as where padding is a layer of its own."""
+    def _distance(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], unpad: bool = False) -> float:
+        """The distance of two layers' inputs or outputs, whichever axis has their channels; ``unpad``: but for zeros
+        around one of them, as where padding is a layer of its own."""
 
-    def far(a: np.ndarray, b: np.ndarray) -> float:
-        if around and a.shape != b.shape:
-            a, b = hints.unpadded(a, b.shape), hints.unpadded(b, a.shape)
-        return distance(b, a, dtype)
+        def unpadded_distance(a: np.ndarray, b: np.ndarray) -> float:
+            if unpad and a.shape != b.shape:
+                a, b = hints.unpadded(a, b.shape), hints.unpadded(b, a.shape)
+            return distance(b, a, self._dtype)
 
-    pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if a.dtype.name in EPS]
-    return max((min(far(a, way) for way in channel_orders(b)) for a, b in pairs), default=0.0)
+        # Whole numbers, such as tokens, have no eps: what is made of them is compared by what follows.
+        pairs = [(a, b) for a, b in zip(reference, candidate, strict=False) if a.dtype.name in EPS]
+        distances = (min(unpadded_distance(a, view) for view in channel_orders(b)) for a, b in pairs)
+        return max(distances, default=0.0)

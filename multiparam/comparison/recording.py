@@ -21,35 +21,39 @@ from ..transfers.manifest import manifest_of_arrays
 from ..weights.atomic import Replacement
 from ..weights.metadata import FileMetadata, describe
 from ..weights.safetensors import Tensor, TensorFile, strict_json, write_safetensors
-from .activations import Call, digest
+from .activations import LayerCall, digest
 from .runs import LEARNING_RATES
-from .subjects import Live, NotInFloat64, Recorded, Task, environment
+from .schemas import problems
+from .subjects import LiveSubject, NotInFloat64, RecordedSubject, Task, environment
 
 KEY = "multiparam.recording"
 MAJOR, MINOR = 1, 0
 OBJECTIVES: Mapping[str, Callable[..., Any]] = {"mse": losses.mse, "cross_entropy": losses.cross_entropy}
 
 
-class Arrays:
-    """The arrays of a document on their way into a file."""
+# -- writing
+
+
+class RecordingWriter:
+    """Collects the arrays of a document on their way into a file."""
 
     def __init__(self) -> None:
-        self._names: dict[bytes, str] = {}
+        self._names: dict[bytes, str] = {}  # by digest
         self._tensors: dict[str, Tensor] = {}
 
-    def put(self, thing: Any, where: str) -> Any:
+    def add(self, value: Any, where: str) -> Any:
         """The same with ``{"tensor": name}`` for each array, named after its place."""
-        if isinstance(thing, np.ndarray):
-            return {"tensor": self._add(thing, where)}
-        if isinstance(thing, Call):
-            return self.put(thing._asdict(), where)
-        if isinstance(thing, Mapping):
-            return {str(key): self.put(each, f"{where}/{key}") for key, each in thing.items()}
-        if isinstance(thing, str) or not isinstance(thing, Sequence):
-            return thing
-        return [self.put(each, f"{where}/{i}") for i, each in enumerate(thing)]
+        if isinstance(value, np.ndarray):
+            return {"tensor": self._add_array(value, where)}
+        if isinstance(value, LayerCall):
+            return self.add(value._asdict(), where)
+        if isinstance(value, Mapping):
+            return {str(key): self.add(each, f"{where}/{key}") for key, each in value.items()}
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            return value
+        return [self.add(each, f"{where}/{i}") for i, each in enumerate(value)]
 
-    def _add(self, array: np.ndarray, where: str) -> str:
+    def _add_array(self, array: np.ndarray, where: str) -> str:
         key = digest(array)
         if key not in self._names:
             while where in self._tensors:  # a model's name may have a slash
@@ -71,14 +75,11 @@ class Arrays:
             write_safetensors(replacement.file(path), self._tensors.values(), {KEY: text})
 
 
-# -- writing
-
-
-def write_models(path: Path, subjects: Sequence[Live]) -> None:
+def write_models(path: Path, subjects: Sequence[LiveSubject]) -> None:
     """Run models, in each dtype they can be run in, and write down everything."""
-    arrays = Arrays()
+    writer = RecordingWriter()
     task = subjects[0].task
-    said = {
+    task_document = {
         "objective": task.name,
         "steps": task.steps,
         "optimizer": task.optimizer,
@@ -86,34 +87,34 @@ def write_models(path: Path, subjects: Sequence[Live]) -> None:
         "inputs": task.inputs,
         "targets": task.targets,
     }
-    models = {each.name: arrays.put(_model(each), each.name) for each in subjects}
-    arrays.write(path, {"task": arrays.put(said, "task"), "models": models})
+    models = {each.name: writer.add(_model_document(each), each.name) for each in subjects}
+    writer.write(path, {"task": writer.add(task_document, "task"), "models": models})
 
 
-def _model(subject: Live) -> dict[str, Any]:
+def _model_document(subject: LiveSubject) -> dict[str, Any]:
     passes: dict[str, Any] = {}
     for dtype in subject.dtypes:
         with suppress(NotInFloat64):
-            outputs, calls = subject.kept(dtype)
+            outputs, calls = subject.run_with_cache(dtype)
             passes[dtype] = {"outputs": outputs, "calls": list(calls)}
-    found = {
+    document = {
         "backend": subject.backend,
         "version": subject.version,
-        "title": subject.side.title,
-        "order": subject.side.order,
-        "dtypes": list(passes),  # a float64 that was found impossible is not among them
+        "title": subject.manifest.title,
+        "order": subject.manifest.order,
+        "dtypes": list(passes),  # a float64 that turned out to be impossible is not among them
         **describe(subject.net),
         "values": {names[0]: subject.net[names[0]].numpy() for names in _names(subject)},
         "passes": passes,
         "trained": subject.trained(),
     }
     with suppress(Unsupported):
-        found["gradients"] = subject.grads()
-    return found
+        document["gradients"] = subject.grads()
+    return document
 
 
-def _names(subject: Live) -> list[tuple[str, ...]]:
-    return list(dict.fromkeys(subject.net[name].names for name in subject.side.entries()))
+def _names(subject: LiveSubject) -> list[tuple[str, ...]]:
+    return list(dict.fromkeys(subject.net[name].names for name in subject.manifest.entries()))
 
 
 # -- reading
@@ -138,52 +139,50 @@ def open_recording(path: Path | str) -> tuple[TensorFile, dict[str, Any]]:
 
 
 def _check(document: dict[str, Any], file: TensorFile, path: Path) -> None:
-    from .schemas import problems
-
     wrong = problems(document, "recording")
     if not wrong:
-        wrong += [f"there is no array {name!r}" for name in _mentioned(document) if name not in file]
-        for name, said in document.get("models", {}).items():
-            wrong += [f"{name!r} has no pass in {dtype}" for dtype in said["dtypes"] if dtype not in said["passes"]]
-        wrong += _of_networks(document.get("networks", {"runs": []}))
+        wrong += [f"there is no array {name!r}" for name in _tensor_names(document) if name not in file]
+        for name, model in document.get("models", {}).items():
+            wrong += [f"{name!r} has no pass in {dtype}" for dtype in model["dtypes"] if dtype not in model["passes"]]
+        wrong += _network_problems(document.get("networks", {"runs": []}))
         if not document.get("models") and not document.get("networks", {}).get("runs"):
             wrong.append("there are no models in it")
     if wrong:
         raise FileError(f"{str(path)!r} is not as multiparam record writes it: {wrong[0]}.")
 
 
-def _of_networks(said: Mapping[str, Any]) -> Iterator[str]:
+def _network_problems(networks: Mapping[str, Any]) -> Iterator[str]:
     """What no schema can say of them."""
-    for run in said["runs"]:
+    for run in networks["runs"]:
         where = f"{run['network']} in {run['backend']}"
         if not len(run["names"]) == len(run["shapes"]) == len(run["kinds"]):
             yield f"{where} has not as many shapes and kinds as names"
-        for what in ("trained", "buffers") if said["steps"] else ():
+        for what in ("trained", "buffers") if networks["steps"] else ():
             yield from (f"{where} has no {name} among {what}" for name in LEARNING_RATES if name not in run[what])
 
 
-def _mentioned(thing: Any) -> Iterator[str]:
-    if isinstance(thing, dict):
-        if isinstance(thing.get("tensor"), str):
-            yield thing["tensor"]
-        for each in thing.values():
-            yield from _mentioned(each)
-    elif isinstance(thing, list):
-        for each in thing:
-            yield from _mentioned(each)
+def _tensor_names(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        if isinstance(value.get("tensor"), str):
+            yield value["tensor"]
+        for each in value.values():
+            yield from _tensor_names(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _tensor_names(each)
 
 
-def loaded(thing: Any, file: TensorFile) -> Any:
+def load_arrays(value: Any, file: TensorFile) -> Any:
     """A part of a document with its arrays in it."""
-    if isinstance(thing, dict):
-        name = thing.get("tensor")
-        if len(thing) == 1 and isinstance(name, str):
+    if isinstance(value, dict):
+        name = value.get("tensor")
+        if len(value) == 1 and isinstance(name, str):
             return file[name]
-        return {key: loaded(each, file) for key, each in thing.items()}
-    return [loaded(each, file) for each in thing] if isinstance(thing, list) else thing
+        return {key: load_arrays(each, file) for key, each in value.items()}
+    return [load_arrays(each, file) for each in value] if isinstance(value, list) else value
 
 
-class Values(Source):
+class RecordedArrays(Source):
     """Arrays of a recording by the names a document has for them."""
 
     def __init__(self, file: TensorFile, places: Mapping[str, Mapping[str, str]]) -> None:
@@ -203,68 +202,77 @@ class Values(Source):
         return len(self._places)
 
 
-class Calls:
+class RecordedCalls:
     """The calls of a recorded pass, each read when it is looked at."""
 
     def __init__(self, file: TensorFile, calls: Sequence[Mapping[str, Any]]) -> None:
         self._file = file
         self._calls = calls
-        self.layers = [call["layer"] for call in calls]
+        self.layers: list[str] = [call["layer"] for call in calls]
 
-    def __getitem__(self, index: int) -> Call:
+    def __getitem__(self, index: int) -> LayerCall:
         call = self._calls[index]
-        inputs, outputs = (tuple(loaded(call[key], self._file)) for key in ("inputs", "outputs"))
-        return Call(call["layer"], inputs, outputs)
+        inputs, outputs = (tuple(load_arrays(call[key], self._file)) for key in ("inputs", "outputs"))
+        return LayerCall(call["layer"], inputs, outputs)
 
-    def __iter__(self) -> Iterator[Call]:
+    def __iter__(self) -> Iterator[LayerCall]:
         return (self[i] for i in range(len(self._calls)))
 
     def __len__(self) -> int:
         return len(self._calls)
 
 
-def opened(name: str, path: Path | str) -> list[Recorded]:
+def open_subjects(name: str, path: Path | str) -> list[RecordedSubject]:
     """The models of a recording, called ``name`` if there is one, else ``model@name``."""
     file, document = open_recording(path)
     if "models" not in document:
         raise FileError(f"{str(path)!r} is a recording of the networks built in, not of models.")
-    found, models = document["task"], document["models"]
+    recorded, models = document["task"], document["models"]
     task = Task(
-        tuple(loaded(found["inputs"], file)),
-        tuple(loaded(found["targets"], file)),
-        _objective(found["objective"]),
-        found["steps"],
-        found["optimizer"],
-        found["lr"],
+        tuple(load_arrays(recorded["inputs"], file)),
+        tuple(load_arrays(recorded["targets"], file)),
+        _objective(recorded["objective"]),
+        recorded["steps"],
+        recorded["optimizer"],
+        recorded["lr"],
     )
     return [
-        _recorded(file, said, name if len(models) == 1 else f"{model}@{name}", model, task, document["environment"])
-        for model, said in models.items()
+        _subject(file, each, name if len(models) == 1 else f"{model}@{name}", model, task, document["environment"])
+        for model, each in models.items()
     ]
 
 
-def _recorded(
-    file: TensorFile, said: Mapping[str, Any], name: str, model: str, task: Task, environment: Mapping[str, Any]
-) -> Recorded:
-    def run(dtype: str) -> Callable[[], tuple[list[np.ndarray], Calls]]:
-        found = said["passes"][dtype]
-        return lambda: (loaded(found["outputs"], file), Calls(file, found["calls"]))
+def _subject(
+    file: TensorFile, document: Mapping[str, Any], name: str, model: str, task: Task, environment: Mapping[str, Any]
+) -> RecordedSubject:
+    def run(dtype: str) -> Callable[[], tuple[list[np.ndarray], RecordedCalls]]:
+        recorded = document["passes"][dtype]
+        return lambda: (load_arrays(recorded["outputs"], file), RecordedCalls(file, recorded["calls"]))
 
-    about = FileMetadata(said["parameters"], said["layers"])
-    gradients = Values(file, said["gradients"]) if "gradients" in said else None
-    side = manifest_of_arrays(Values(file, said["values"]), said["title"], about, said["order"])
-    return Recorded(
-        name, model, said["backend"], said["version"], side, tuple(said["dtypes"]),
-        {dtype: run(dtype) for dtype in said["passes"]}, gradients, Values(file, said["trained"]), task,
-        file.path.name, environment,
-    )  # fmt: skip
+    about = FileMetadata(document["parameters"], document["layers"])
+    values = RecordedArrays(file, document["values"])
+    return RecordedSubject(
+        name=name,
+        model=model,
+        backend=document["backend"],
+        version=document["version"],
+        manifest=manifest_of_arrays(values, document["title"], about, document["order"]),
+        dtypes=tuple(document["dtypes"]),
+        passes={dtype: run(dtype) for dtype in document["passes"]},
+        gradients=RecordedArrays(file, document["gradients"]) if "gradients" in document else None,
+        final=RecordedArrays(file, document["trained"]),
+        task=task,
+        source=file.path.name,
+        environment=environment,
+    )
 
 
 def _objective(name: str) -> Callable[..., Any] | None:
     if not name or name in OBJECTIVES:
         return OBJECTIVES.get(name)
 
-    def unknown(*given: Any) -> Any:
+    # A function of the user's is not in the file: it has its name, which is compared, and cannot be called.
+    def unknown(*arguments: Any) -> Any:
         raise InvalidArgument(f"The recording's objective is {name!r}: give it as objective=, for live models.")
 
     unknown.__name__ = name

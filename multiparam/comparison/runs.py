@@ -1,4 +1,4 @@
-"""What one backend says of one model: plain numpy, to be judged anywhere."""
+"""What one backend makes of one network: plain numpy, to be judged anywhere."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..core.construction import build
 from ..core.group import store_of
 from ..core.layers import BOOKKEEPING
 from ..core.model import Model
-from .activations import Call, Kept, chosen
-from .zoo import Entry
+from .activations import ActivationCache, LayerCall, select_layers
+from .zoo import ZooNetwork
 
-Arrays = dict[str, np.ndarray]
+NamedArrays = dict[str, np.ndarray]
 LEARNING_RATES: Mapping[str, float] = {"sgd": 0.05, "momentum": 0.01, "adam": 0.002}
 
 
 @dataclass
-class Run:
+class NetworkRun:
     """One network in one backend and one dtype. ``label`` is its column's name where several files have the backend."""
 
     backend: str
@@ -29,13 +29,13 @@ class Run:
     shapes: list[tuple[int, ...]]
     kinds: list[str]
     ties: list[tuple[str, ...]]
-    values: Arrays
+    values: NamedArrays
     output: np.ndarray
-    grads: Arrays
-    trained: dict[str, Arrays] = field(default_factory=dict)
-    buffers: dict[str, Arrays] = field(default_factory=dict)
+    grads: NamedArrays
+    trained: dict[str, NamedArrays] = field(default_factory=dict)  # by optimizer, as the buffers are
+    buffers: dict[str, NamedArrays] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
+    calls: list[LayerCall] = field(default_factory=list)
     network: str = ""
     version: str = ""
     label: str = ""
@@ -47,8 +47,8 @@ class Run:
         return self.label or self.backend
 
 
-def record(
-    entry: Entry,
+def run_network(
+    network: ZooNetwork,
     backend: str,
     dtype: str,
     *,
@@ -56,21 +56,22 @@ def record(
     seed: int,
     layers: Sequence[str] = (),
     tick: Callable[[], None] = lambda: None,
-) -> Run:
-    """Build a model of the zoo, look at everything, then train it once with each optimizer from the same start.
+) -> NetworkRun:
+    """Build a network of the zoo, look at everything, then train it once with each optimizer from the same start.
 
-    Of what layers give, that of those which one of the globs ``layers`` fits is kept; of all, where there are none.
+    The calls of those layers that one of the globs ``layers`` matches are in it; of all, where there are none.
     """
-    batches = entry.batches(max(steps, 1))
+    batches = network.batches(max(steps, 1))
     x, y = batches[0]
-    net = build(entry.spec(), x, backend=backend, seed=seed, dtype=dtype)
+    net = build(network.spec(), x, backend=backend, seed=seed, dtype=dtype)
     parameters = net.parameters()
-    step = net.value_and_grad(entry.objective)
+    step = net.value_and_grad(network.objective)
     start = net.state_dict()
-    calls = Kept()
-    output = np.array(to_numpy(store_of(net).host.activations((net.native_array(x),), chosen(layers, calls.add))))
+    cache = ActivationCache()
+    inputs = (net.native_array(x),)
+    output = np.array(to_numpy(store_of(net).host.activations(inputs, select_layers(layers, cache.add))))
     _, grads = step(x, y)
-    run = Run(
+    run = NetworkRun(
         backend,
         dtype,
         names=list(parameters),
@@ -81,7 +82,7 @@ def record(
         output=output,
         grads={name: np.array(to_numpy(grad)) for name, grad in grads.items()},
         unsupported=net.adapter.unsupported,
-        calls=list(calls),
+        calls=list(cache),
     )
     tick()
     for name, lr in LEARNING_RATES.items() if steps else ():
@@ -90,14 +91,19 @@ def record(
         for batch in batches:
             step(*batch)
             optimizer.step()
-        run.trained[name] = {key: p.numpy() for key, p in net.parameters().items()}
-        run.buffers[name] = {
-            key: p.numpy() for key, p in net.buffers().items() if key.rpartition(".")[2] not in BOOKKEEPING
-        }
+        _add_trained(run, name, net)
         tick()
     return run
 
 
-def _restore(net: Model, state: Arrays) -> None:
+def _add_trained(run: NetworkRun, optimizer: str, net: Model) -> None:
+    run.trained[optimizer] = {key: p.numpy() for key, p in net.parameters().items()}
+    # PyTorch counts batches in a buffer, which the others have not.
+    run.buffers[optimizer] = {
+        key: p.numpy() for key, p in net.buffers().items() if key.rpartition(".")[2] not in BOOKKEEPING
+    }
+
+
+def _restore(net: Model, state: NamedArrays) -> None:
     for name, value in state.items():
         net[name].assign(value)

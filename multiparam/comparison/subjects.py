@@ -1,10 +1,10 @@
-"""What is compared: a live model, which is run when it is asked, or what was recorded of one."""
+"""What is compared: a live model, which is run when it is asked for results, or what was recorded of one."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -21,10 +21,9 @@ from ..errors import DoesNotRun, InvalidArgument, MultiparamError, ShapeError, U
 from ..transfers import apply
 from ..transfers.manifest import Manifest, manifest_of
 from ..transfers.plan import Plan
-from .activations import Call, Kept, chosen
+from .activations import ActivationCache, LayerCalls, OnCall, select_layers
 
-Arrays = Mapping[str, np.ndarray]
-See = Callable[[Call], None]
+NamedArrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -44,30 +43,31 @@ class Task:
         """That of the objective, or nothing."""
         return getattr(self.objective, "__name__", type(self.objective).__name__) if self.objective else ""
 
-    def in_order(self, order: str | None) -> Task:
-        """The same as numpy, with channels first, where the inputs were in this order."""
+    def channels_first(self, order: str | None) -> Task:
+        """The same as numpy, with channels first, where the inputs had them ``"first"`` or ``"last"``."""
         inputs = (apply.to_data_order(order, to_numpy(a), back=True) for a in self.inputs)
         return replace(self, inputs=tuple(inputs), targets=tuple(map(to_numpy, self.targets)))
 
-    def filled(self, other: Task) -> Task:
-        """What this one leaves open as in another one."""
-        given = other if not self.steps else self
+    def completed(self, recorded: Task) -> Task:
+        """What this one leaves open as in a recorded one."""
+        training = recorded if not self.steps else self
         return replace(
-            self, inputs=self.inputs or other.inputs, targets=self.targets or other.targets,
-            objective=self.objective or other.objective, steps=given.steps, optimizer=given.optimizer, lr=given.lr,
+            self, inputs=self.inputs or recorded.inputs, targets=self.targets or recorded.targets,
+            objective=self.objective or recorded.objective, steps=training.steps, optimizer=training.optimizer,
+            lr=training.lr,
         )  # fmt: skip
 
-    def same(self, other: Task, name: str) -> None:
-        """Raise InvalidArgument where what was recorded of a model is not of the same task."""
-        here, there = self.said(), other.said()
+    def check_same(self, task: Task, name: str) -> None:
+        """Raise InvalidArgument where this one, of the recording of that name, is another one than what is compared."""
+        recorded, wanted = self.to_dict(), task.to_dict()
         for key in ("objective", "steps", "optimizer", "lr"):
-            if here.get(key) != there.get(key):
-                raise InvalidArgument(f"{name} was recorded with {key} {here.get(key)!r}, not {there.get(key)!r}.")
-        for what, mine, theirs in (("inputs", self.inputs, other.inputs), ("targets", self.targets, other.targets)):
-            if len(mine) != len(theirs) or not all(map(np.array_equal, mine, theirs)):
+            if recorded.get(key) != wanted.get(key):
+                raise InvalidArgument(f"{name} was recorded with {key} {recorded.get(key)!r}, not {wanted.get(key)!r}.")
+        for what, own, others in (("inputs", self.inputs, task.inputs), ("targets", self.targets, task.targets)):
+            if len(own) != len(others) or not all(map(np.array_equal, own, others)):
                 raise InvalidArgument(f"{name} was recorded on other {what}. Leave them out, and its own are taken.")
 
-    def said(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         training = {"optimizer": self.optimizer, "lr": self.lr} if self.steps else {}
         return {
@@ -80,57 +80,57 @@ class Task:
 
 
 class Subject:
-    """One side of a comparison. ``dtypes``: those it can be run in, the widest first."""
+    """The abstract thing compared: the reference or a candidate. ``dtypes``: those it runs in, the widest first."""
 
     name: str
     model: str  # its name where it was recorded
     backend: str
     version: str
     source: str  # the recording's file, or nothing
-    side: Manifest
+    manifest: Manifest
     dtypes: tuple[str, ...]
     task: Task
     environment: Mapping[str, Any]
 
-    def run(self, dtype: str, see: See | None = None) -> list[np.ndarray]:
-        """The outputs of a forward pass in evaluation; ``see`` is shown the calls of layers as they come."""
+    def run(self, dtype: str, on_call: OnCall | None = None) -> list[np.ndarray]:
+        """The outputs of a forward pass in evaluation; ``on_call`` gets the calls of layers as they come."""
         raise NotImplementedError
 
-    def grads(self) -> Arrays:
+    def grads(self) -> NamedArrays:
         """name -> the gradient of the objective, in evaluation."""
         raise NotImplementedError
 
-    def trained(self) -> Arrays:
-        """name -> the value after the steps asked for; nothing where there are none."""
+    def trained(self) -> NamedArrays:
+        """name -> the value after the steps of the task; nothing where there are none."""
         raise NotImplementedError
 
-    def kept(self, dtype: str) -> tuple[list[np.ndarray], Kept]:
+    def run_with_cache(self, dtype: str) -> tuple[list[np.ndarray], LayerCalls]:
         """Outputs and calls of a pass, to be gone through more than once."""
-        kept = Kept()
-        return self.run(dtype, kept.add), kept
+        cache = ActivationCache()
+        return self.run(dtype, cache.add), cache
 
     def weights(self) -> Any:
         """What a transfer takes them from."""
-        return self.side
+        return self.manifest
 
     @property
-    def own(self) -> str:
+    def native_dtype(self) -> str:
         """The dtype it was made in."""
         return self.dtypes[-1]
 
-    def about(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """What it is, as plain data."""
-        entries = {e.key: e for e in self.side.entries().values() if not e.buffer}
+        entries = {e.key: e for e in self.manifest.entries().values() if not e.buffer}
         return {
             "backend": self.backend,
             "version": self.version,
-            "title": self.side.title,
+            "title": self.manifest.title,
             "parameters": sum(int(np.prod(e.spec.shape)) for e in entries.values()),
             "source": self.source,
         }
 
 
-class Live(Subject):
+class LiveSubject(Subject):
     """A wrapped model. It is left as it was."""
 
     def __init__(self, name: str, net: Model, task: Task) -> None:
@@ -141,63 +141,66 @@ class Live(Subject):
         self.environment = environment()
         self.backend = net.backend
         self.version = str(registry.info(net.backend).version())
-        self.side = manifest_of(net)
+        self.manifest = manifest_of(net)
         dtypes = (slot.storage.dtype for slot in store_of(net).table.slots)
-        own = next((dtype for dtype in dtypes if dtype in EPS), "float32")
-        wide = own != "float64" and store_of(net).host.in_float64() is not None
-        self.dtypes = ("float64", own) if wide else (own,)
+        native = next((dtype for dtype in dtypes if dtype in EPS), "float32")
+        widens = native != "float64" and store_of(net).host.in_float64() is not None
+        self.dtypes = ("float64", native) if widens else (native,)
 
-    def run(self, dtype: str, see: See | None = None) -> list[np.ndarray]:
-        net, order = self.net, self.side.order
-        with ExitStack() as stack:
-            if dtype != self.own:
-                widened = store_of(net).host.in_float64()
-                assert widened is not None  # it is among the dtypes
-                stack.enter_context(widened)
-            try:
-                with _said(f"{self.name} does not run on these inputs"):
-                    inputs = self._inputs(dtype)
-                    if see is None:
-                        output = net(*inputs)
-                    else:
-                        output = store_of(net).host.activations(inputs, chosen(self.task.layers, see))
-                    arrays = apply.arrays_of(output)
-                    if dtype != self.own and any(a.dtype.kind == "f" and a.dtype.name != dtype for a in arrays):
-                        raise DoesNotRun(f"{self.name} casts to {self.own}")
-                    return [np.array(apply.to_data_order(order, a, back=True)) for a in arrays]
-            except DoesNotRun as error:
-                if dtype == self.own:
-                    raise
-                self.dtypes = (self.own,)  # a part insists on float32, as the state of flax' recurrent cells does
-                raise NotInFloat64 from error
+    def run(self, dtype: str, on_call: OnCall | None = None) -> list[np.ndarray]:
+        if dtype == self.native_dtype:
+            return self._run(dtype, on_call)
+        widened = store_of(self.net).host.in_float64()
+        assert widened is not None  # it is among the dtypes
+        try:
+            with widened:
+                return self._run(dtype, on_call)
+        except DoesNotRun as error:
+            # A part insists on float32, as the state of flax' recurrent cells does.
+            self.dtypes = (self.native_dtype,)
+            raise NotInFloat64 from error
+
+    def _run(self, dtype: str, on_call: OnCall | None) -> list[np.ndarray]:
+        with _raising_does_not_run(f"{self.name} does not run on these inputs"):
+            inputs = self._inputs(dtype)
+            if on_call is None:
+                output = self.net(*inputs)
+            else:
+                output = store_of(self.net).host.activations(inputs, select_layers(self.task.layers, on_call))
+            arrays = apply.arrays_of(output)
+            # A cast back would hide what is judged: then float64 shows no more than the model's own dtype does.
+            if dtype != self.native_dtype and any(a.dtype.kind == "f" and a.dtype.name != dtype for a in arrays):
+                raise DoesNotRun(f"{self.name} casts to {self.native_dtype}")
+            return [np.array(apply.to_data_order(self.manifest.order, a, back=True)) for a in arrays]
 
     def weights(self) -> Model:
         return self.net
 
     def verify(self, plan: Plan, target: Model) -> None:
-        """After a transfer in which a flattening was inferred: keep what agrees, with it or without."""
-        with _said(f"{self.name} does not run on these inputs"):
-            apply.verify_transfer(plan, self.net, target, self._turned())
+        """After a transfer in which a flattening was inferred: leave what agrees, with it or without."""
+        with _raising_does_not_run(f"{self.name} does not run on these inputs"):
+            apply.verify_transfer(plan, self.net, target, self._native_order())
 
-    def _turned(self) -> tuple[np.ndarray, ...]:
+    def _native_order(self) -> tuple[np.ndarray, ...]:
         """The inputs in the model's own order of channels."""
-        return tuple(np.ascontiguousarray(apply.to_data_order(self.side.order, a)) for a in self.task.inputs)
+        return tuple(np.ascontiguousarray(apply.to_data_order(self.manifest.order, a)) for a in self.task.inputs)
 
     def _inputs(self, dtype: str) -> tuple[Any, ...]:
-        arrays = self._turned()
+        arrays = self._native_order()
+        # numpy has no bfloat16: a model of it gets its inputs as they are.
         cast = (a.astype(dtype, copy=False) if a.dtype.kind == "f" and dtype != "bfloat16" else a for a in arrays)
         return tuple(self.net.adapter.from_numpy(array) for array in cast)
 
     def _batch(self) -> tuple[np.ndarray, ...]:
-        return (*self._turned(), *self.task.targets)
+        return (*self._native_order(), *self.task.targets)
 
-    def grads(self) -> Arrays:
+    def grads(self) -> NamedArrays:
         step = self.net.value_and_grad(self.task.objective or mean_square, train=False)
-        with _said(f"The gradient of {self.task.name or 'the outputs'} cannot be taken in {self.name}"):
+        with _raising_does_not_run(f"The gradient of {self.task.name or 'the outputs'} cannot be taken in {self.name}"):
             _, grads = step(*self._batch())
             return {name: np.array(to_numpy(grad)) for name, grad in grads.items()}
 
-    def trained(self) -> Arrays:
+    def trained(self) -> NamedArrays:
         if not self.task.steps:
             return {}
         net, task = self.net, self.task
@@ -206,7 +209,7 @@ class Live(Subject):
         optimizer = net.optimizer(task.optimizer, lr=task.lr)
         batch = self._batch()
         try:
-            with _said(f"{self.name} cannot be trained"):
+            with _raising_does_not_run(f"{self.name} cannot be trained"):
                 for _ in range(task.steps):
                     step(*batch)
                     optimizer.step()
@@ -216,7 +219,7 @@ class Live(Subject):
 
 
 @contextmanager
-def _said(what: str) -> Iterator[None]:
+def _raising_does_not_run(what: str) -> Iterator[None]:
     """What a model or an objective raises, as an error of ours; those of ours stay as they are."""
     try:
         yield
@@ -231,38 +234,39 @@ class NotInFloat64(Exception):
 
 
 @dataclass
-class Recorded(Subject):
+class RecordedSubject(Subject):
     """What was recorded of a model: see :mod:`multiparam.comparison.recording`."""
 
     name: str
     model: str
     backend: str
     version: str
-    side: Manifest
+    manifest: Manifest
     dtypes: tuple[str, ...]
-    passes: Mapping[str, Callable[[], tuple[list[np.ndarray], Any]]]  # dtype -> its outputs and calls
-    gradients: Arrays | None
-    end: Arrays
+    passes: Mapping[str, Callable[[], tuple[list[np.ndarray], LayerCalls]]]  # dtype -> its outputs and calls
+    gradients: NamedArrays | None
+    final: NamedArrays  # after training
     task: Task
     source: str
     environment: Mapping[str, Any]
 
-    def run(self, dtype: str, see: See | None = None) -> list[np.ndarray]:
+    def run(self, dtype: str, on_call: OnCall | None = None) -> list[np.ndarray]:
         outputs, calls = self.passes[dtype]()
-        for call in calls if see is not None else ():
-            see(call)  # type: ignore[misc]
+        if on_call is not None:
+            for call in calls:
+                on_call(call)
         return outputs
 
-    def kept(self, dtype: str) -> tuple[list[np.ndarray], Any]:
+    def run_with_cache(self, dtype: str) -> tuple[list[np.ndarray], LayerCalls]:
         return self.passes[dtype]()
 
-    def grads(self) -> Arrays:
+    def grads(self) -> NamedArrays:
         if self.gradients is None:
             raise Unsupported(f"{self.name} was recorded without: {self.backend} gave none.")
         return self.gradients
 
-    def trained(self) -> Arrays:
-        return self.end
+    def trained(self) -> NamedArrays:
+        return self.final
 
 
 def mean_square(net: Model, *inputs: Any) -> Any:

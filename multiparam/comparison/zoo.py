@@ -21,7 +21,7 @@ DATASETS, WHY, INSTALL = "sklearn.datasets", "The data of the networks built in"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ZooNetwork:
     """A network, its objective and where its data comes from."""
 
     spec: Callable[[], nn.Layer]
@@ -42,6 +42,7 @@ def iris() -> tuple[np.ndarray, np.ndarray]:
     x, y = require(DATASETS, WHY, INSTALL).load_iris(return_X_y=True)
     order = np.arange(150).reshape(3, 50).T.ravel()
     x = (x - x.mean(0)) / x.std(0)
+    # Through float32, so that every dtype has the same numbers.
     return x[order].astype(np.float32).astype(np.float64), y[order, None].astype(np.float64)
 
 
@@ -99,10 +100,10 @@ def cnn() -> nn.Layer:
     )
 
 
-ZOO: Mapping[str, Entry] = {
-    "mlp": Entry(mlp, losses.mse, iris, "4-8-1 on iris"),
-    "nested": Entry(nested, losses.mse, iris, "four named blocks on iris"),
-    "tied": Entry(tied, losses.mse, iris, "one layer at two positions on iris"),
-    "digits-mlp": Entry(digits_mlp, losses.cross_entropy, digits, "64-128-64-10 on digits"),
-    "cnn": Entry(cnn, losses.cross_entropy, digit_images, "convolutional, batch-normalised, on digits"),
+ZOO: Mapping[str, ZooNetwork] = {
+    "mlp": ZooNetwork(mlp, losses.mse, iris, "4-8-1 on iris"),
+    "nested": ZooNetwork(nested, losses.mse, iris, "four named blocks on iris"),
+    "tied": ZooNetwork(tied, losses.mse, iris, "one layer at two positions on iris"),
+    "digits-mlp": ZooNetwork(digits_mlp, losses.cross_entropy, digits, "64-128-64-10 on digits"),
+    "cnn": ZooNetwork(cnn, losses.cross_entropy, digit_images, "convolutional, batch-normalised, on digits"),
 }

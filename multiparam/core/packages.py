@@ -7,6 +7,8 @@ from types import ModuleType
 
 from ..errors import PackageMissing
 
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # by another name than they are imported by
+
 
 def require(module: str, why: str, install: str) -> ModuleType:
     """Import a module of an optional package, or say how to get it.
@@ -33,12 +35,13 @@ def require(module: str, why: str, install: str) -> ModuleType:
         multiparam.errors.PackageMissing: Drawing needs no_such, which is not installed. Try: pip install "multiparam[plot]"
     """  # noqa: E501
     package = module.partition(".")[0]
+    name = DISTRIBUTIONS.get(package, package)
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         # What is not found may be something that the package itself imports: then it is there, and broken.
         if error.name is not None and error.name.partition(".")[0] != package:
-            raise PackageMissing(f"{why} needs {package}, which cannot be imported: {error}. Try: {install}") from error
-        raise PackageMissing(f"{why} needs {package}, which is not installed. Try: {install}") from None
+            raise PackageMissing(f"{why} needs {name}, which cannot be imported: {error}. Try: {install}") from error
+        raise PackageMissing(f"{why} needs {name}, which is not installed. Try: {install}") from None
     except ImportError as error:
-        raise PackageMissing(f"{why} needs {package}, which cannot be imported: {error}. Try: {install}") from error
+        raise PackageMissing(f"{why} needs {name}, which cannot be imported: {error}. Try: {install}") from error

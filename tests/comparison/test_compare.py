@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 import multiparam as mp
 from multiparam import errors
 from multiparam.cli.commands import app
-from multiparam.comparison.reports.documents import as_json, as_junit, as_markdown
+from multiparam.comparison.reports.json import to_document
+from multiparam.comparison.reports.junit import to_junit
+from multiparam.comparison.reports.markdown import to_markdown
 
 torch = pytest.importorskip("torch")
 linen = pytest.importorskip("flax.linen")
@@ -240,12 +242,12 @@ def test_wrong_usage_is_said() -> None:
 
 def test_the_written_forms_say_the_same() -> None:
     found = mp.compare({"torch": language(), "flax": flax_language("eps")}, TOKENS, sync="torch")
-    data = json.loads(json.dumps(as_json(found)))
+    data = json.loads(json.dumps(to_document(found)))
     assert data["format"] == "multiparam-comparison-1" and data["agrees"] is False
     assert data["pairs"][0]["parted"] == found.pairs[0].parted and len(data["pairs"][0]["layers"]) == 13
-    text = as_markdown(found)
+    text = to_markdown(found)
     assert text.startswith("**Not all agree** with `torch`") and found.pairs[0].parted in text
-    suite = ElementTree.fromstring(as_junit(found))[0]
+    suite = ElementTree.fromstring(to_junit(found))[0]
     wrong = [case.get("name") for case in suite if case.find("failure") is not None]
     assert suite.get("name") == "flax" and int(suite.get("failures", "0")) == len(wrong) and "outputs float64" in wrong
 

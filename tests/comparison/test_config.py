@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from multiparam import errors
 from multiparam.cli.references import REFERENCE
-from multiparam.comparison.config import Asked, Expected, excused, read
+from multiparam.comparison.config import Config, KnownDifference, accept_known, read_config
 from multiparam.comparison.judge import Check
-from multiparam.comparison.models import BOUNDS
+from multiparam.comparison.pairs import BOUNDS
 from multiparam.comparison.recording import OBJECTIVES
 from multiparam.comparison.schemas import schema as published
 from multiparam.core.training import OPTIMIZERS
@@ -73,7 +73,7 @@ def written(folder: Path, text: str | bytes, name: str = "agree.toml") -> Path:
 
 
 def test_every_key_is_read(tmp_path: Path) -> None:
-    assert read(written(tmp_path, GOOD)) == Asked(
+    assert read_config(written(tmp_path, GOOD)) == Config(
         models={
             "torch": f"{tmp_path / 'a.py'}:make_torch",
             "jax": "nets.jax:Net.small",
@@ -90,26 +90,26 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         layers=("b*", "head"),
         against=tmp_path / "golden" / "net.safetensors",
         expected=(
-            Expected(
+            KnownDifference(
                 model="jax",
                 check="options",
                 contains="stem: padding",
                 reason="the padding is a layer of its own there",
             ),
-            Expected(model="*", check="* layers on the way", contains="", reason="it has more of them"),
+            KnownDifference(model="*", check="* layers on the way", contains="", reason="it has more of them"),
         ),
     )
 
 
 def test_the_good_file_has_every_key() -> None:
     schema = published("compare")
-    assert set(schema["properties"]) == {field.name for field in dataclasses.fields(Asked)}
+    assert set(schema["properties"]) == {field.name for field in dataclasses.fields(Config)}
     assert all(key in GOOD for key in schema["properties"])
 
 
 def test_models_are_enough_and_keep_their_order(tmp_path: Path) -> None:
-    asked = read(written(tmp_path, '[models]\nz = "z.n:make"\na = "a.n:make"\n"my net" = "m:make"\n'))
-    assert asked == Asked({"z": "z.n:make", "a": "a.n:make", "my net": "m:make"})
+    asked = read_config(written(tmp_path, '[models]\nz = "z.n:make"\na = "a.n:make"\n"my net" = "m:make"\n'))
+    assert asked == Config({"z": "z.n:make", "a": "a.n:make", "my net": "m:make"})
     assert list(asked.models) == ["z", "a", "my net"]
 
 
@@ -123,23 +123,23 @@ def test_paths_are_relative_to_the_file_and_absolute_ones_stay(tmp_path: Path, m
     )
     monkeypatch.chdir(tmp_path)
     for place, folder in ((path, path.parent), (Path("nets/agree.toml"), Path("nets"))):
-        asked = read(place)
+        asked = read_config(place)
         assert asked.inputs == far / "batch.npz"
         assert asked.rules == folder / ".." / "names.toml"
         assert asked.objective == f"{folder / 'losses.py'}:loss"
         assert asked.models == {"a": f"{folder / '../a.py'}:make", "b": f"{far / 'b.py'}:make", "c": "a.py.b:make"}
     monkeypatch.chdir(path.parent)
-    assert read(Path("agree.toml")).models["a"] == f"{Path('../a.py')}:make"
+    assert read_config(Path("agree.toml")).models["a"] == f"{Path('../a.py')}:make"
 
 
 def test_numbers_are_of_the_type_they_are_used_as(tmp_path: Path) -> None:
-    asked = read(written(tmp_path, f"steps = 3.0\nlr = 1\n{TWO}[tolerances]\noutput = 64\n"))
+    asked = read_config(written(tmp_path, f"steps = 3.0\nlr = 1\n{TWO}[tolerances]\noutput = 64\n"))
     assert [type(each) for each in (asked.steps, asked.lr, asked.tolerances["output"])] == [int, float, float]
 
 
 @pytest.mark.parametrize("objective", ["mse", "cross_entropy", "package.losses:loss"])
 def test_an_objective_that_is_no_file_stays(tmp_path: Path, objective: str) -> None:
-    assert read(written(tmp_path, f'objective = "{objective}"\n{TWO}')).objective == objective
+    assert read_config(written(tmp_path, f'objective = "{objective}"\n{TWO}')).objective == objective
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_an_objective_that_is_no_file_stays(tmp_path: Path, objective: str) -> N
     ],
 )
 def test_these_are_read_too(tmp_path: Path, text: str) -> None:
-    assert "a" in read(written(tmp_path, text)).models
+    assert "a" in read_config(written(tmp_path, text)).models
 
 
 # -- bad files: (the file, all that is said of it, a line each)
@@ -287,7 +287,7 @@ def test_all_that_is_wrong_is_said_a_line_each(name: str, tmp_path: Path) -> Non
     text, said = BROKEN[name]
     path = written(tmp_path, text)
     with pytest.raises(errors.FileError) as caught:
-        read(path)
+        read_config(path)
     first, *lines = str(caught.value).split("\n  ")
     assert first == f"In {str(path)!r}:"
     assert sorted(lines) == sorted(said)
@@ -315,19 +315,20 @@ def test_what_is_no_toml_is_said_with_its_line_and_column(name: str, tmp_path: P
     text, said = SYNTAX[name]
     path = written(tmp_path, text)
     with pytest.raises(errors.FileError) as caught:
-        read(path)
+        read_config(path)
     assert str(caught.value).startswith(f"{str(path)!r} ") and said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_tables_that_only_the_parser_can_follow_are_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.FileError, match=r"tables or lists too deep|rules\.a is a table of 1"):
-        read(written(tmp_path, f"rules{'.a' * 2000} = 1"))  # how deep Python's repr follows depends on its version
+        # How deep Python's repr follows depends on its version.
+        read_config(written(tmp_path, f"rules{'.a' * 2000} = 1"))
 
 
 def test_no_file_is_an_error_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read(tmp_path / "none.toml")
+        read_config(tmp_path / "none.toml")
 
 
 # -- the schema
@@ -368,7 +369,8 @@ def test_every_key_has_a_description_and_says_what_it_takes(place: str, schema: 
 
 def test_the_schema_says_what_the_code_says() -> None:
     keys = PUBLISHED["properties"]
-    for schema, made in ((keys, Asked({})), (keys["expected"]["items"]["properties"], Expected(check="", reason=""))):
+    known = KnownDifference(check="", reason="")
+    for schema, made in ((keys, Config({})), (keys["expected"]["items"]["properties"], known)):
         for key, each in schema.items():
             if "default" in each:
                 plain = list(found) if isinstance(found := getattr(made, key), tuple) else found
@@ -376,7 +378,7 @@ def test_the_schema_says_what_the_code_says() -> None:
     assert keys["optimizer"]["enum"] == list(OPTIMIZERS)
     assert keys["optimizer"]["title"] == "sgd, momentum or adam"
     assert set(keys["tolerances"]["properties"]) == set(BOUNDS)
-    assert {field.name for field in dataclasses.fields(Expected)} == set(keys["expected"]["items"]["properties"])
+    assert {field.name for field in dataclasses.fields(KnownDifference)} == set(keys["expected"]["items"]["properties"])
     reference = REFERENCE.pattern.replace("?P<where>", "?:").replace("(?P<what>", "").removesuffix(")")
     assert keys["objective"]["pattern"] == f"^(?:{'|'.join(OBJECTIVES)}|{reference})$"
     assert PUBLISHED["$defs"]["model"]["pattern"] == rf"^(?:{reference}|[^\x00]+\.safetensors)$"
@@ -439,11 +441,11 @@ def mutated(good: dict[str, Any], number: int, how: str, key: str, value: Any) -
     return changed
 
 
-def read_or_refused(folder: Path, text: str | bytes) -> Asked | str:
+def read_or_refused(folder: Path, text: str | bytes) -> Config | str:
     """What is read, or what is said instead; each process has a file of its own."""
     path = written(folder, text, f"{os.getpid()}.toml")
     try:
-        return read(path)
+        return read_config(path)
     except errors.FileError as error:
         assert repr(str(path)) in str(error)
         assert not any(raw in str(error) for raw in RAW)
@@ -460,7 +462,7 @@ def test_any_mutation_is_read_or_refused(tmp_path_factory: pytest.TempPathFactor
     found = read_or_refused(tmp_path_factory.getbasetemp(), text)
     valid = not any(jsonschema.Draft202012Validator(PUBLISHED).iter_errors(changed))
     assert valid or isinstance(found, str)
-    if isinstance(found, Asked):
+    if isinstance(found, Config):
         assert set(found.models) == set(changed["models"])
     else:
         assert "is not TOML" not in found and "\n  " in found
@@ -468,7 +470,7 @@ def test_any_mutation_is_read_or_refused(tmp_path_factory: pytest.TempPathFactor
 
 def test_the_document_is_written_as_it_is_read(tmp_path: Path) -> None:
     text = "\n".join(f"{toml(key)} = {toml(value)}" for key, value in document().items())
-    assert read(written(tmp_path, text)) == read(written(tmp_path, GOOD))
+    assert read_config(written(tmp_path, text)) == read_config(written(tmp_path, GOOD))
 
 
 @examples(100)
@@ -492,42 +494,46 @@ LAYERS = Check("", "13 layers on the way", "jax", False, "float64", 9e9, 1024.0)
 WHY = {"reason": "so"}
 
 
-def verdicts(checks: list[Check], *expected: Expected) -> dict[str, tuple[bool, str]]:
-    return {c.check: (c.agrees, c.expected or c.detail) for c in excused({"jax": checks}, expected)["jax"]}
+def verdicts(checks: list[Check], *expected: KnownDifference) -> dict[str, tuple[bool, str]]:
+    return {c.check: (c.agrees, c.expected or c.detail) for c in accept_known({"jax": checks}, expected)["jax"]}
 
 
 def test_nothing_expected_changes_nothing() -> None:
     checks = [OPTIONS, GRADIENTS, OUTPUTS]
-    assert excused({"jax": checks, "keras": []}, ()) == {"jax": checks, "keras": []}
+    assert accept_known({"jax": checks, "keras": []}, ()) == {"jax": checks, "keras": []}
 
 
-def test_items_are_excused_only_all_of_them() -> None:
-    eps = Expected(check="options", contains="bn: eps", reason="as published")
-    padding = Expected(check="opt*", model="j?x", contains="padding", reason="a layer of its own")
+def test_items_are_accepted_only_all_of_them() -> None:
+    eps = KnownDifference(check="options", contains="bn: eps", reason="as published")
+    padding = KnownDifference(check="opt*", model="j?x", contains="padding", reason="a layer of its own")
     assert verdicts([OPTIONS], eps) == {"options": (False, OPTIONS.detail)}
     assert verdicts([OPTIONS], eps, padding) == {"options": (True, "as published; a layer of its own")}
-    assert verdicts([OPTIONS], Expected(check="options", reason="old")) == {"options": (True, "old")}
+    assert verdicts([OPTIONS], KnownDifference(check="options", reason="old")) == {"options": (True, "old")}
 
 
 def test_a_reason_is_said_once() -> None:
-    twice = [Expected(check="options", contains=text, **WHY) for text in ("eps", "padding", "is")]
+    twice = [KnownDifference(check="options", contains=text, **WHY) for text in ("eps", "padding", "is")]
     assert verdicts([OPTIONS], *twice) == {"options": (True, "so")}
 
 
-def test_a_check_without_items_is_excused_by_its_detail() -> None:
-    assert verdicts([GRADIENTS], Expected(check="gradients", contains="stem", **WHY)) == {"gradients": (True, "so")}
-    assert verdicts([LAYERS], Expected(check="* layers on the way", **WHY)) == {"13 layers on the way": (True, "so")}
-    assert verdicts([LAYERS], Expected(check="*", contains="x", **WHY))["13 layers on the way"] == (False, "")
+def test_a_check_without_items_is_accepted_by_its_detail() -> None:
+    assert verdicts([GRADIENTS], KnownDifference(check="gradients", contains="stem", **WHY)) == {
+        "gradients": (True, "so")
+    }
+    assert verdicts([LAYERS], KnownDifference(check="* layers on the way", **WHY)) == {
+        "13 layers on the way": (True, "so")
+    }
+    assert verdicts([LAYERS], KnownDifference(check="*", contains="x", **WHY))["13 layers on the way"] == (False, "")
 
 
 def test_the_rest_of_a_check_stays() -> None:
-    (found,) = excused({"jax": [GRADIENTS]}, [Expected(check="*", **WHY)])["jax"]
+    (found,) = accept_known({"jax": [GRADIENTS]}, [KnownDifference(check="*", **WHY)])["jax"]
     assert found == dataclasses.replace(GRADIENTS, agrees=True, expected="so")
 
 
 def test_names_with_brackets_are_their_own_globs() -> None:
-    each = Expected(model="net[1]", check="gradients", **WHY)
-    assert excused({"net[1]": [GRADIENTS]}, [each])["net[1]"][0].agrees
+    each = KnownDifference(model="net[1]", check="gradients", **WHY)
+    assert accept_known({"net[1]": [GRADIENTS]}, [each])["net[1]"][0].agrees
 
 
 @pytest.mark.parametrize(
@@ -542,26 +548,26 @@ def test_names_with_brackets_are_their_own_globs() -> None:
 )
 def test_what_is_expected_and_not_found_fails(expected: dict[str, str], said: str) -> None:
     checks = [OPTIONS, OUTPUTS]
-    found = excused({"jax": checks}, [Expected(**expected, **WHY)])["jax"]
+    found = accept_known({"jax": checks}, [KnownDifference(**expected, **WHY)])["jax"]
     missing = Check("", "expected difference", "jax", False, detail=f"{said}: so; take it out of the file")
     assert found == [*checks, missing]
 
 
 def test_an_expectation_is_met_by_one_model_of_those_it_names() -> None:
-    each = Expected(check="gradients", **WHY)
+    each = KnownDifference(check="gradients", **WHY)
     fine = dataclasses.replace(GRADIENTS, agrees=True, detail="")
-    found = excused({"jax": [fine], "keras": [GRADIENTS]}, [each])
+    found = accept_known({"jax": [fine], "keras": [GRADIENTS]}, [each])
     assert [[check.agrees for check in checks] for checks in found.values()] == [[True], [True]]
 
 
 def test_a_missing_difference_is_reported_once_at_a_model_it_was_expected_of() -> None:
     models = {"jax": [OUTPUTS], "keras": [OUTPUTS], "keras2": [OUTPUTS]}
     for named, at in (("keras*", "keras"), ("*", "jax"), ("mxnet", "jax")):
-        found = excused(models, [Expected(model=named, check="outputs", **WHY)])
+        found = accept_known(models, [KnownDifference(model=named, check="outputs", **WHY)])
         assert {name: len(checks) for name, checks in found.items()} == {**dict.fromkeys(models, 1), at: 2}
         assert found[at][-1].backend == at
     assert models["jax"] == [OUTPUTS]  # what is given stays
 
 
 def test_of_no_model_at_all_nothing_is_said() -> None:
-    assert excused({}, [Expected(check="outputs", **WHY)]) == {}
+    assert accept_known({}, [KnownDifference(check="outputs", **WHY)]) == {}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from multiparam.comparison import hints
-from multiparam.comparison.activations import Call
+from multiparam.comparison.activations import LayerCall
 from multiparam.transfers.plan import Move
 
 Rng = np.random.Generator
@@ -23,20 +23,20 @@ seeds = st.integers(0, 2**32 - 1)
 dtypes = st.sampled_from(["float32", "float64"])
 
 
-def call(inputs: Any, outputs: Any) -> Call:
-    return Call("layer", (inputs,), (outputs,))
+def call(inputs: Any, outputs: Any) -> LayerCall:
+    return LayerCall("layer", (inputs,), (outputs,))
 
 
 def at(x: np.ndarray, y: np.ndarray, t: np.ndarray, dtype: str = "float64") -> list[str]:
     x, y, t = (array.astype(dtype) for array in (x, y, t))
-    return hints.at(call(x, y), call(x, t))
+    return hints.explain_layer(call(x, y), call(x, t))
 
 
 def between(y: np.ndarray, a: np.ndarray, b: np.ndarray, dtype: str = "float64", x: Any = None) -> list[str]:
     """What is said where a layer gives ``y`` on both sides, and the next one takes ``a`` there and ``b`` here."""
     y, a, b = (array.astype(dtype) for array in (y, a, b))
     before = call(np.zeros(1, dtype) if x is None else x.astype(dtype), y)
-    return hints.between(before, before, call(a, a), call(b, b))
+    return hints.explain_between(before, before, call(a, a), call(b, b))
 
 
 # -- a layer
@@ -136,13 +136,13 @@ def test_what_a_layer_does_otherwise_is_recognised(make: Make, text: str, seed: 
 def test_a_twin_may_have_its_channels_elsewhere(make: Make, text: str) -> None:
     x, y, t = make(np.random.default_rng(0))
     if y.ndim == 4:
-        assert hints.at(call(x, y), call(np.moveaxis(x, 1, -1), np.moveaxis(t, 1, -1))) == [text]
+        assert hints.explain_layer(call(x, y), call(np.moveaxis(x, 1, -1), np.moveaxis(t, 1, -1))) == [text]
 
 
 def test_of_axes_of_one_length_the_inputs_say_which_is_which() -> None:
     x, y, t = (a[:3, :, :3, :3] for a in a_batch_norm(np.random.default_rng(0)))
     y, t = x - 1, normal(x, (0, 2, 3))
-    assert hints.at(call(x, y), call(np.moveaxis(x, 1, -1), np.moveaxis(t, 1, -1))) == [LAYERS[a_batch_norm]]
+    assert hints.explain_layer(call(x, y), call(np.moveaxis(x, 1, -1), np.moveaxis(t, 1, -1))) == [LAYERS[a_batch_norm]]
 
 
 @settings(max_examples=50)
@@ -181,9 +181,9 @@ def test_functions_are_told_apart() -> None:
 def test_an_activation_may_be_a_part_of_the_layer() -> None:
     y = np.random.default_rng(0).normal(size=(5, 16))
     relu, gelu = (hints.FUNCTIONS[name](y) for name in ("relu", "exact gelu"))
-    found = hints.between(call(y, y), call(y, gelu), call(relu, relu), call(gelu, gelu))
+    found = hints.explain_between(call(y, y), call(y, gelu), call(relu, relu), call(gelu, gelu))
     assert found == ["after the layer there is relu there, exact gelu here"]
-    found = hints.between(call(y, relu), call(y, y), call(relu, relu), call(gelu, gelu))
+    found = hints.explain_between(call(y, relu), call(y, y), call(relu, relu), call(gelu, gelu))
     assert found == ["after the layer there is relu there, exact gelu here"]
 
 
@@ -281,7 +281,7 @@ def test_the_order_of_flattening_is_recognised(shape: tuple[int, ...]) -> None:
 def test_zeros_around_a_layers_input_are_padding() -> None:
     y = np.random.default_rng(0).normal(size=(2, 3, 6, 6))
     padded = np.pad(np.tanh(y), ((0, 0), (0, 0), (1, 1), (1, 1)))
-    found = hints.between(call(y, y), call(y, y), call(np.maximum(y, 0), y), call(padded, y))
+    found = hints.explain_between(call(y, y), call(y, y), call(np.maximum(y, 0), y), call(padded, y))
     assert found == ["after the layer there is relu there, tanh here"]
     np.testing.assert_array_equal(hints.unpadded(padded, y.shape), np.tanh(y))
     assert hints.unpadded(padded + 1, y.shape).shape == padded.shape
@@ -298,26 +298,26 @@ def arrays() -> st.SearchStrategy[np.ndarray]:
 
 
 calls = st.lists(arrays(), max_size=2).map(tuple)
-anything = st.builds(Call, st.just("layer"), calls, calls)
+anything = st.builds(LayerCall, st.just("layer"), calls, calls)
 
 
 @st.composite
-def alike(draw: st.DrawFn) -> list[Call]:
+def alike(draw: st.DrawFn) -> list[LayerCall]:
     """Calls whose arrays have one shape, so that they are looked into."""
     dtype = draw(dtypes)
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
     numbers = st.floats(width=32) | st.sampled_from([0.0, 1.0, -1.0])
     array = hnp.arrays(dtype, shape, elements=numbers)
     few = draw(st.lists(array, min_size=1, max_size=4))
-    return [Call("layer", (draw(st.sampled_from(few)),), (draw(st.sampled_from(few)),)) for _ in range(4)]
+    return [LayerCall("layer", (draw(st.sampled_from(few)),), (draw(st.sampled_from(few)),)) for _ in range(4)]
 
 
 @settings(max_examples=200)
 @given(st.lists(anything, min_size=4, max_size=4) | alike())
-def test_hints_never_raise_or_warn(given: list[Call]) -> None:
+def test_hints_never_raise_or_warn(given: list[LayerCall]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for found in (hints.at(*given[:2]), hints.between(*given)):
+        for found in (hints.explain_layer(*given[:2]), hints.explain_between(*given)):
             assert len(found) < 2 and all(isinstance(text, str) and text for text in found)
 
 
@@ -331,7 +331,7 @@ def test_hints_of_values_never_raise_or_warn(mine: np.ndarray, theirs: np.ndarra
         warnings.simplefilter("error")
         for other in (theirs, mine, mine.T, mine[::-1] if mine.ndim else mine):
             if mine.dtype.kind != "U" and other.dtype.kind != "U":
-                assert isinstance(hints.of_values(mine, other, MOVE), str)
+                assert isinstance(hints.explain_values(mine, other, MOVE), str)
 
 
 def test_of_large_arrays_a_part_is_looked_at() -> None:
@@ -340,16 +340,16 @@ def test_of_large_arrays_a_part_is_looked_at() -> None:
     y = np.broadcast_to(line, (1 << 15, 1 << 15, 1 << 10))
     t = np.broadcast_to(np.maximum(line, 0), y.shape)
     assert between_views(y, y, t) == ["after the layer there is no activation there, relu here"]
-    assert hints.at(call(y, y), call(y, t)) == []
-    assert hints.at(call(y, t), call(y, np.broadcast_to(3 * t[0, 0], y.shape))) == [
+    assert hints.explain_layer(call(y, y), call(y, t)) == []
+    assert hints.explain_layer(call(y, t), call(y, np.broadcast_to(3 * t[0, 0], y.shape))) == [
         "its output here is 3 times that there"
     ]
     alike = np.broadcast_to(line[:, None], (1 << 10, 1 << 40))  # a part of it is one number
-    assert hints.at(call(alike, alike), call(alike, np.broadcast_to(line[::-1, None], alike.shape))) == []
+    assert hints.explain_layer(call(alike, alike), call(alike, np.broadcast_to(line[::-1, None], alike.shape))) == []
 
 
 def between_views(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> list[str]:
-    return hints.between(call(y, y), call(y, y), call(a, a), call(b, b))
+    return hints.explain_between(call(y, y), call(y, y), call(a, a), call(b, b))
 
 
 def test_coarse_numbers_give_no_hint() -> None:
@@ -362,7 +362,7 @@ def test_coarse_numbers_give_no_hint() -> None:
 
 
 def of(mine: np.ndarray, theirs: np.ndarray) -> str:
-    return hints.of_values(mine, theirs, MOVE)
+    return hints.explain_values(mine, theirs, MOVE)
 
 
 def test_values_in_another_place_are_named() -> None:

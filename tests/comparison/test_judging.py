@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 
 from multiparam import errors
-from multiparam.comparison import activations, hints, judge, models, networks
-from multiparam.comparison.activations import Call, Kept, call_of, chosen, digest
-from multiparam.comparison.divergence import Follower, Layer, Parting
+from multiparam.comparison import activations, hints, judge, models, networks, pairs
+from multiparam.comparison.activations import ActivationCache, LayerCall, digest, select_layers, to_layer_call
+from multiparam.comparison.divergence import Divergence, Follower, LayerDistance
 from multiparam.comparison.judge import Check
-from multiparam.comparison.models import Comparison, Histogram, Pair
 from multiparam.comparison.reports.console import verdict
-from multiparam.comparison.runs import Run
-from multiparam.comparison.subjects import Live, NotInFloat64, Recorded, Task
+from multiparam.comparison.results import Comparison, Histogram, Pair
+from multiparam.comparison.runs import NetworkRun
+from multiparam.comparison.subjects import LiveSubject, NotInFloat64, RecordedSubject, Task
 from multiparam.core import distances
 from multiparam.core.distances import distance
 from multiparam.core.protocol import Activation
@@ -49,18 +49,20 @@ def single(*numbers: Any) -> np.ndarray:
 def causes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Known causes that say what they were asked of: those there are have tests of their own."""
 
-    def at(mine: Call, theirs: Call) -> list[str]:
+    def explain_layer(mine: LayerCall, theirs: LayerCall) -> list[str]:
         return [f"{mine.layer} there, {theirs.layer} here, which gives {theirs.outputs[0].tolist()}"]
 
-    def between(before: Call, twin_before: Call, after: Call, twin_after: Call) -> list[str]:
+    def explain_between(
+        before: LayerCall, twin_before: LayerCall, after: LayerCall, twin_after: LayerCall
+    ) -> list[str]:
         there, here = ((one.outputs[0], other.inputs[0]) for one, other in ((before, after), (twin_before, twin_after)))
         return [
             f"{before.layer} {there[0].tolist()} to {after.layer} {there[1].tolist()} there, "
             f"{twin_before.layer} {here[0].tolist()} to {twin_after.layer} {here[1].tolist()} here"
         ]
 
-    monkeypatch.setattr(hints, "at", at)
-    monkeypatch.setattr(hints, "between", between)
+    monkeypatch.setattr(hints, "explain_layer", explain_layer)
+    monkeypatch.setattr(hints, "explain_between", explain_between)
 
 
 # -- distances
@@ -168,20 +170,20 @@ def test_arrays_of_several_axes_are_one_row_of_numbers() -> None:
 def test_the_worst_array_is_named() -> None:
     truth = {"a": array(1), "b": array(1), "c": array(1)}
     values = {"a": array(1 + EPS), "b": array(1 + 4 * EPS), "c": array(1)}
-    assert judge.worst(values, truth, "float64") == (4, "b")
+    assert judge.largest_distance(values, truth, "float64") == (4, "b")
 
 
 def test_other_names_are_infinitely_far_and_named() -> None:
     values, truth = {"a": array(1), "c": array(1)}, {"a": array(1), "b": array(1)}
-    assert judge.worst(values, truth, "float64") == (math.inf, "b, c")
+    assert judge.largest_distance(values, truth, "float64") == (math.inf, "b, c")
 
 
 def test_nothing_at_all_is_no_distance() -> None:
-    assert judge.worst({}, {}, "float64") == (0.0, "")
+    assert judge.largest_distance({}, {}, "float64") == (0.0, "")
 
 
 def test_json_gets_a_word_for_infinity() -> None:
-    assert [judge.plain(far) for far in (math.inf, 3.5, None)] == ["inf", 3.5, None]
+    assert [judge.json_number(far) for far in (math.inf, 3.5, None)] == ["inf", 3.5, None]
 
 
 # -- its checks
@@ -190,8 +192,8 @@ OPTIMIZERS = ("sgd", "momentum", "adam")
 BOUNDS = {"output": 32, "gradients": 256, "sgd": 1024, "momentum": 1024, "adam": 1024, "statistics": 1024}
 
 
-def made(backend: str, dtype: str) -> Run:
-    return Run(
+def made(backend: str, dtype: str) -> NetworkRun:
+    return NetworkRun(
         backend,
         dtype,
         names=["0.weight", "0.bias"],
@@ -208,7 +210,7 @@ def made(backend: str, dtype: str) -> Run:
     )
 
 
-def runs(**changes: Any) -> list[Run]:
+def runs(**changes: Any) -> list[NetworkRun]:
     """Two backends in both dtypes; the second one's float32 run is changed."""
     found = [made(*name) for name in (("one", "float64"), ("one", "float32"), ("two", "float64"), ("two", "float32"))]
     found[-1] = replace(found[-1], **changes)
@@ -234,14 +236,14 @@ def test_equal_runs_agree_in_every_check() -> None:
         for column, dtype in (("one", "float32"), ("two", "float64"), ("two", "float32"))
         for what, bound in BOUNDS.items()
     ]
-    assert judge.judge("net", runs()) == facts + numbers
+    assert judge.judge_runs("net", runs()) == facts + numbers
 
 
 def test_the_first_run_in_float64_is_the_reference() -> None:
     found = runs()
     found[2] = replace(found[2], output=np.array([[1 + 33 * EPS]]))
-    assert wrong(judge.judge("net", found)) == {("output", "two", "float64"): "output"}
-    other = judge.judge("net", [found[1], found[3], found[2], found[0]])
+    assert wrong(judge.judge_runs("net", found)) == {("output", "two", "float64"): "output"}
+    other = judge.judge_runs("net", [found[1], found[3], found[2], found[0]])
     assert wrong(other) == {("output", "one", "float64"): "output"}
 
 
@@ -273,21 +275,21 @@ def test_the_first_run_in_float64_is_the_reference() -> None:
 def test_each_check_fails_by_itself_and_names_what_is_wrong(
     changes: dict[str, Any], check: str, dtype: str, detail: str
 ) -> None:
-    assert wrong(judge.judge("net", runs(**changes))) == {(check, "two", dtype): detail}
+    assert wrong(judge.judge_runs("net", runs(**changes))) == {(check, "two", dtype): detail}
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_training_with_each_optimizer_is_judged_by_itself(optimizer: str) -> None:
     far = {"0.weight": np.array([[0.5, 1.0]]), "0.bias": array(1 + 1025 * EPS32)}
     trained = made("", "").trained | {optimizer: far}
-    assert wrong(judge.judge("net", runs(trained=trained))) == {(optimizer, "two", "float32"): "0.bias"}
+    assert wrong(judge.judge_runs("net", runs(trained=trained))) == {(optimizer, "two", "float32"): "0.bias"}
     buffers = made("", "").buffers | {optimizer: {"1.running_mean": array(1 + 1025 * EPS32)}}
-    assert wrong(judge.judge("net", runs(buffers=buffers))) == {("statistics", "two", "float32"): "1.running_mean"}
+    assert wrong(judge.judge_runs("net", runs(buffers=buffers))) == {("statistics", "two", "float32"): "1.running_mean"}
 
 
 def test_values_in_the_coarser_dtype_are_the_references_own() -> None:
     values = {"0.weight": single([1, 2]), "0.bias": single(0.5)}
-    assert wrong(judge.judge("net", runs(values=values))) == {}
+    assert wrong(judge.judge_runs("net", runs(values=values))) == {}
 
 
 @pytest.mark.parametrize("dtype, at, eps", [("float64", 2, EPS), ("float32", 3, EPS32)])
@@ -295,13 +297,13 @@ def test_a_distance_at_the_bound_agrees_and_just_above_does_not(dtype: str, at: 
     for far, agrees in ((32.0, True), (33.0, False)):
         found = runs()
         found[at] = replace(found[at], output=np.array([[1 + far * eps]]))
-        (check,) = [check for check in judge.judge("net", found) if check.distance]
+        (check,) = [check for check in judge.judge_runs("net", found) if check.distance]
         assert check == Check("net", "output", "two", agrees, dtype, far, 32, "" if agrees else "output")
 
 
 def test_networks_without_statistics_have_no_check_of_them() -> None:
     found = [replace(run, buffers={name: {} for name in OPTIMIZERS}, trained={}) for run in runs()]
-    assert {check.check for check in judge.judge("net", found)} == {
+    assert {check.check for check in judge.judge_runs("net", found)} == {
         "structure", "ties", "initial values", "output", "gradients",
     }  # fmt: skip
 
@@ -311,12 +313,12 @@ def test_a_run_with_more_names_than_shapes_or_kinds_is_none() -> None:
         found = runs()
         found[at] = replace(found[at], names=["0.weight", "0.bias", "a"])
         with pytest.raises(ValueError, match="zip"):
-            judge.judge("net", found)
+            judge.judge_runs("net", found)
 
 
 def test_declared_statistics_are_shown_but_not_judged() -> None:
     buffers = made("", "").buffers | {"adam": {"1.running_mean": array(1 + 2048 * EPS32)}}
-    checks = judge.judge("net", runs(buffers=buffers, unsupported={"exact running statistics": "its own way"}))
+    checks = judge.judge_runs("net", runs(buffers=buffers, unsupported={"exact running statistics": "its own way"}))
     assert checks[-1] == Check(
         "net", "statistics", "two", True, "float32", 2048.0, None, "1.running_mean", expected="its own way"
     )
@@ -327,13 +329,13 @@ def test_declared_statistics_are_shown_but_not_judged() -> None:
 
 
 def test_a_backend_of_one_file_is_a_column_of_its_name() -> None:
-    found = networks.labelled([replace(run, source="golden/a.safetensors") for run in runs()])
+    found = networks.label_columns([replace(run, source="golden/a.safetensors") for run in runs()])
     assert [run.column for run in found] == ["one", "one", "two", "two"]
 
 
 def test_a_backend_of_several_files_is_named_after_them() -> None:
     sources = ["a.safetensors", "a.safetensors", "b.safetensors", ""]
-    found = networks.labelled([replace(run, source=source) for run, source in zip(runs(), sources, strict=True)])
+    found = networks.label_columns([replace(run, source=source) for run, source in zip(runs(), sources, strict=True)])
     assert [run.label for run in found] == ["one", "one", "two@b", "two@here"]
     assert [run.output for run in found] == [run.output for run in runs()]
 
@@ -341,7 +343,7 @@ def test_a_backend_of_several_files_is_named_after_them() -> None:
 def test_files_of_one_name_are_columns_with_their_folders() -> None:
     sources = ["old/run.safetensors", "old/run.safetensors", "new/run.safetensors", "new/run.safetensors"]
     found = [replace(run, backend="one", source=at) for run, at in zip(runs(), sources, strict=True)]
-    assert {run.column for run in networks.labelled(found)} == {"one@old/run", "one@new/run"}
+    assert {run.column for run in networks.label_columns(found)} == {"one@old/run", "one@new/run"}
 
 
 def test_the_verdict_names_network_check_backend_parameter_and_distance() -> None:
@@ -357,13 +359,13 @@ def test_the_verdict_of_agreement_is_one_line() -> None:
     assert verdict(found) == [f"All agree: {len(found.checks)} checks on 1 models with one one 1.0, two two 1.0."]
 
 
-def passes(far: float = 0.0, at: str = "1") -> list[Call]:
+def passes(far: float = 0.0, at: str = "1") -> list[LayerCall]:
     """A pass through two layers, of which one's output is so many eps away."""
     x = np.array([[1.0, 0.5]])
-    return [Call(layer, (x,), (x + (far * EPS if layer == at else 0),)) for layer in ("0", "1")]
+    return [LayerCall(layer, (x,), (x + (far * EPS if layer == at else 0),)) for layer in ("0", "1")]
 
 
-def columns(change: Callable[[Run], Run] = lambda run: run) -> list[Run]:
+def columns(change: Callable[[NetworkRun], NetworkRun] = lambda run: run) -> list[NetworkRun]:
     """Two networks in two columns; the second one's float64 runs are changed."""
     found = []
     for network in ("net", "other"):
@@ -384,7 +386,7 @@ def test_columns_of_the_networks_built_in_agree() -> None:
         "backend": "one", "version": "one 1.0", "title": "", "parameters": None, "source": "",
     }  # fmt: skip
     assert list(found.models) == ["one", "two"]
-    same = [Layer("0", "0", 0.0, 0.0), Layer("1", "1", 0.0, 0.0)]
+    same = [LayerDistance("0", "0", 0.0, 0.0), LayerDistance("1", "1", 0.0, 0.0)]
     assert [pair.layers for pair in found.pairs] == [{}, {"net": same, "other": same}]
     assert [(pair.parted, pair.hints, pair.first) for pair in found.pairs] == [("", [], {})] * 2
 
@@ -400,7 +402,7 @@ def test_a_column_with_nothing_to_check_is_none() -> None:
 
 
 def test_networks_that_part_are_placed_one_by_one(causes: None) -> None:
-    def drifted(run: Run) -> Run:
+    def drifted(run: NetworkRun) -> NetworkRun:
         at = "1" if run.network == "net" else "0"
         return replace(run, output=run.output * 2, calls=passes(64, at))
 
@@ -411,7 +413,7 @@ def test_networks_that_part_are_placed_one_by_one(causes: None) -> None:
     )
     assert pair.first == {"net": 1, "other": 0}
     assert [hint.partition(", which")[0] for hint in pair.hints] == ["1 there, 1 here", "0 there, 0 here"]
-    assert pair.layers["net"] == [Layer("0", "0", 0.0, 0.0), Layer("1", "1", 0.0, 64.0)]
+    assert pair.layers["net"] == [LayerDistance("0", "0", 0.0, 0.0), LayerDistance("1", "1", 0.0, 64.0)]
 
 
 @pytest.mark.parametrize("eps, parted", [(32, 0), (33, 1)])
@@ -440,7 +442,7 @@ class Untouchable:
 
 def test_an_activation_is_arrays_however_nested() -> None:
     x, y, z = array(1), array(2), array(3)
-    call = call_of(Activation("0", (x, [y, None]), {"a": z, "b": (x,)}))
+    call = to_layer_call(Activation("0", (x, [y, None]), {"a": z, "b": (x,)}))
     assert call.layer == "0"
     assert [a.tolist() for a in call.inputs] == [[1], [2]] and [a.tolist() for a in call.outputs] == [[3], [1]]
 
@@ -450,8 +452,8 @@ def test_an_activation_is_arrays_however_nested() -> None:
     [((), ["b0.up", "B0.up", "head"]), (("b*",), ["b0.up"]), (("head", "b*"), ["b0.up", "head"]), (("x",), [])],
 )
 def test_only_the_layers_that_a_glob_fits_are_shown(layers: Sequence[str], names: list[str]) -> None:
-    found: list[Call] = []
-    show = chosen(layers, found.append)
+    found: list[LayerCall] = []
+    show = select_layers(layers, found.append)
     for layer in ("b0.up", "B0.up", "head"):
         show(Activation(layer, (array(1),), array(2) if layer in names else Untouchable()))
     assert [call.layer for call in found] == names
@@ -460,39 +462,41 @@ def test_only_the_layers_that_a_glob_fits_are_shown(layers: Sequence[str], names
 
 def test_equal_arrays_are_kept_once() -> None:
     x, y = array(1, 2), array(3, 4)
-    kept = Kept([Call("0", (x,), (y,)), Call("1", (y.copy(), x), ())])
-    assert kept[1].inputs[0] is kept[0].outputs[0] and kept[1].inputs[1] is kept[0].inputs[0]
+    cache = ActivationCache([LayerCall("0", (x,), (y,)), LayerCall("1", (y.copy(), x), ())])
+    assert cache[1].inputs[0] is cache[0].outputs[0] and cache[1].inputs[1] is cache[0].inputs[0]
 
 
 def test_what_is_kept_is_a_copy() -> None:
     x = array(1, 2)
-    kept = Kept()
-    kept.add(Call("0", (x,), (x,)))
+    cache = ActivationCache()
+    cache.add(LayerCall("0", (x,), (x,)))
     x[:] = 9
-    kept.add(Call("0", (x,), ()))
-    assert [call.inputs[0].tolist() for call in kept] == [[1, 2], [9, 9]]
+    cache.add(LayerCall("0", (x,), ()))
+    assert [call.inputs[0].tolist() for call in cache] == [[1, 2], [9, 9]]
 
 
 def test_calls_are_a_sequence_in_order() -> None:
-    kept = Kept([Call(name, (), (array(i),)) for i, name in enumerate("aba")])
-    assert kept.layers == ["a", "b", "a"] and len(kept) == 3
-    assert [call.outputs[0][0] for call in kept] == [0, 1, 2] == [kept[i].outputs[0][0] for i in range(3)]
+    cache = ActivationCache([LayerCall(name, (), (array(i),)) for i, name in enumerate("aba")])
+    assert cache.layers == ["a", "b", "a"] and len(cache) == 3
+    assert [call.outputs[0][0] for call in cache] == [0, 1, 2] == [cache[i].outputs[0][0] for i in range(3)]
 
 
 def test_bfloat16_is_what_it_was_on_disk() -> None:
     half = pytest.importorskip("ml_dtypes").bfloat16
-    (found,) = Kept([Call("0", (np.array([1, 2], half),), ())], memory=0)[0].inputs
+    (found,) = ActivationCache([LayerCall("0", (np.array([1, 2], half),), ())], memory=0)[0].inputs
     assert found.dtype == half and found.tolist() == [1, 2]
 
 
 def test_a_gigabyte_is_kept_in_memory() -> None:
-    assert activations.MEMORY == 1024**3 and Kept()._left == activations.MEMORY
+    assert activations.MEMORY == 1024**3 and ActivationCache()._memory_left == activations.MEMORY
 
 
 def test_what_is_beyond_the_memory_is_on_disk() -> None:
     arrays = [np.full(10, i, np.float32) for i in range(5)]  # of 40 bytes
-    kept = Kept([Call("0", (arrays[0],), (arrays[1], arrays[0])), Call("1", (), tuple(arrays[2:]))], memory=80)
-    found = [*kept[0].inputs, kept[0].outputs[0], *kept[1].outputs]
+    cache = ActivationCache(
+        [LayerCall("0", (arrays[0],), (arrays[1], arrays[0])), LayerCall("1", (), tuple(arrays[2:]))], memory=80
+    )
+    found = [*cache[0].inputs, cache[0].outputs[0], *cache[1].outputs]
     assert [isinstance(a, np.memmap) for a in found] == [False, False, True, True, True]
     for a, b in zip(found, arrays, strict=True):
         assert a.dtype == np.float32 and a.tolist() == b.tolist()
@@ -500,7 +504,7 @@ def test_what_is_beyond_the_memory_is_on_disk() -> None:
     assert path.parent.name.startswith("multiparam-") and len(list(path.parent.iterdir())) == 3
     with pytest.raises(ValueError, match="read-only"):
         found[-1][0] = 1
-    del kept, found, a
+    del cache, found, a
     gc.collect()
     assert not path.parent.exists()
 
@@ -517,8 +521,8 @@ def test_a_digest_is_of_bits_shape_and_dtype() -> None:
 # -- following
 
 
-def call(layer: str, inputs: Any, outputs: Any) -> Call:
-    return Call(layer, (np.asarray(inputs, np.float64),), (np.asarray(outputs, np.float64),))
+def call(layer: str, inputs: Any, outputs: Any) -> LayerCall:
+    return LayerCall(layer, (np.asarray(inputs, np.float64),), (np.asarray(outputs, np.float64),))
 
 
 # Three layers, of which the last two come after a relu; the largest number of each array is 1.
@@ -528,14 +532,16 @@ CALLS = [call("a", W, Y), call("b", RELU_Y, Z), call("c", RELU_Z, W)]
 TO = {"a": "A", "b": "B", "c": "C"}
 
 
-def followed(*others: Call, to: Mapping[str, str] = TO, kept: Sequence[Call] = CALLS, **options: Any) -> Follower:
-    follower = Follower(Kept(kept), to, "float64", 64, **options)
+def followed(
+    *others: LayerCall, layer_map: Mapping[str, str] = TO, cache: Sequence[LayerCall] = CALLS, **options: Any
+) -> Follower:
+    follower = Follower(ActivationCache(cache), layer_map, "float64", 64, **options)
     for each in others:
-        follower.see(each)
+        follower.on_call(each)
     return follower
 
 
-def changed(at: int, *, inputs: Any = None, outputs: Any = None) -> list[Call]:
+def changed(at: int, *, inputs: Any = None, outputs: Any = None) -> list[LayerCall]:
     """The other model's calls, of which one has other inputs or outputs."""
     found = [each._replace(layer=TO[each.layer]) for each in CALLS]
     if inputs is not None:
@@ -547,30 +553,30 @@ def changed(at: int, *, inputs: Any = None, outputs: Any = None) -> list[Call]:
 
 def test_the_same_passes_part_nowhere() -> None:
     follower = followed(*changed(0))
-    assert follower.layers() == [Layer(a, b, 0.0, 0.0) for a, b in TO.items()]
-    assert follower.farthest() == 0 and follower.parting(outputs_agree=True) is None
-    assert follower.parting(outputs_agree=False) == Parting("after layer c -> C, whose output agrees")
+    assert follower.layers() == [LayerDistance(a, b, 0.0, 0.0) for a, b in TO.items()]
+    assert follower.largest_distance() == 0 and follower.divergence(outputs_agree=True) is None
+    assert follower.divergence(outputs_agree=False) == Divergence("after layer c -> C, whose output agrees")
 
 
 def test_nothing_that_was_followed_parts_somewhere() -> None:
     follower = followed(call("X", W, Y))
-    assert follower.layers() == [] and follower.farthest() == 0
-    assert follower.parting(True) is None and follower.parting(False) == Parting("somewhere")
+    assert follower.layers() == [] and follower.largest_distance() == 0
+    assert follower.divergence(True) is None and follower.divergence(False) == Divergence("somewhere")
 
 
 @pytest.mark.parametrize("far", [64, 65])
 def test_an_output_at_the_bound_agrees_and_just_beyond_does_not(causes: None, far: int) -> None:
     follower = followed(*changed(1, outputs=Z + array(0, far * EPS)))
-    assert follower.layers()[1] == Layer("b", "B", 0.0, far) and follower.farthest() == far
+    assert follower.layers()[1] == LayerDistance("b", "B", 0.0, far) and follower.largest_distance() == far
     said = f"b there, B here, which gives {[-0.25, 1 + 65 * EPS]}"
-    at = Parting("at layer b -> B: its inputs agree (0 eps) and its output does not (65 eps)", 1, True, [said])
-    assert follower.parting(True) == (None if far == 64 else at)
+    at = Divergence("at layer b -> B: its inputs agree (0 eps) and its output does not (65 eps)", 1, True, [said])
+    assert follower.divergence(True) == (None if far == 64 else at)
 
 
 @pytest.mark.parametrize("far", [64, 65])
 def test_inputs_at_the_bound_agree_and_just_beyond_do_not(far: int) -> None:
-    found = followed(*changed(1, inputs=RELU_Y + array(far * EPS, 0), outputs=Z * 2)).parting(False)
-    assert found is not None and found.index == 1 and found.at is (far == 64)
+    found = followed(*changed(1, inputs=RELU_Y + array(far * EPS, 0), outputs=Z * 2)).divergence(False)
+    assert found is not None and found.index == 1 and found.at_layer is (far == 64)
     if far == 64:
         assert found.where == "at layer b -> B: its inputs agree (64 eps) and its output does not (4.5e+15 eps)"
     else:
@@ -579,12 +585,14 @@ def test_inputs_at_the_bound_agree_and_just_beyond_do_not(far: int) -> None:
 
 def test_inputs_of_the_first_layer_are_before_it(causes: None) -> None:
     follower = followed(*changed(0, inputs=W * 2, outputs=Y * 3))
-    assert follower.parting(False) == Parting("before layer a -> A, whose inputs are 4.5e+15 eps apart", 0, False, [])
+    assert follower.divergence(False) == Divergence(
+        "before layer a -> A, whose inputs are 4.5e+15 eps apart", 0, False, []
+    )
 
 
 def test_inputs_alone_may_be_cut_otherwise() -> None:
     follower = followed(*changed(1, inputs=RELU_Y * 2))
-    assert follower.layers()[1] == Layer("b", "B", 1 / EPS, 0.0) and follower.parting(True) is None
+    assert follower.layers()[1] == LayerDistance("b", "B", 1 / EPS, 0.0) and follower.divergence(True) is None
 
 
 BETWEEN = "a [1.0, -0.5] to b [1.0, 0.0] there, A [1.0, -0.5] to B [0.5, 0.25] here"
@@ -592,29 +600,29 @@ APART = {"inputs": array(0.5, 0.25), "outputs": Z * 2}
 
 
 def test_causes_are_looked_for_between_two_layers(causes: None) -> None:
-    found = followed(*changed(1, **APART)).parting(False)
+    found = followed(*changed(1, **APART)).divergence(False)
     where = "between layers a -> A and b -> B, whose inputs are 2.25e+15 eps apart"
-    assert found == Parting(where, 1, False, [BETWEEN])
+    assert found == Divergence(where, 1, False, [BETWEEN])
 
 
 def test_causes_are_those_of_what_was_seen_though_its_memory_is_used_again(causes: None) -> None:
     follower = followed()
     for each in changed(1, **APART):
         memory = each._replace(inputs=tuple(map(np.copy, each.inputs)), outputs=tuple(map(np.copy, each.outputs)))
-        follower.see(memory)
+        follower.on_call(memory)
         for a in (*memory.inputs, *memory.outputs):
             a[:] = 0.125
-    found = follower.parting(False)
+    found = follower.divergence(False)
     assert found is not None and found.hints == [BETWEEN]
 
 
 def test_no_cause_is_looked_for_between_layers_that_did_not_follow_each_other(causes: None) -> None:
     first, second, third = changed(2, inputs=RELU_Z / 2, outputs=W * 2)
-    found = followed(second, first, third).parting(False)  # a is before c as it comes, b in the reference's order
-    assert found == Parting("between layers b -> B and c -> C, whose inputs are 2.25e+15 eps apart", 2, False, [])
-    alone = followed(third).parting(False)
-    assert alone == Parting("before layer c -> C, whose inputs are 2.25e+15 eps apart", 0, False, [])
-    found = followed(third, first, second).parting(False)  # nothing was before it as it came
+    found = followed(second, first, third).divergence(False)  # a is before c as it comes, b in the reference's order
+    assert found == Divergence("between layers b -> B and c -> C, whose inputs are 2.25e+15 eps apart", 2, False, [])
+    alone = followed(third).divergence(False)
+    assert alone == Divergence("before layer c -> C, whose inputs are 2.25e+15 eps apart", 0, False, [])
+    found = followed(third, first, second).divergence(False)  # nothing was before it as it came
     assert found is not None and (found.index, found.hints) == (2, [])
 
 
@@ -622,37 +630,41 @@ def test_the_first_parting_is_the_first_in_the_references_order() -> None:
     first, second, third = changed(1, outputs=Z * 2)
     third = third._replace(outputs=(W * 2,))
     for order in ((first, second, third), (third, second, first), (second, first, third), (third, first, second)):
-        found = followed(*order).parting(False)
-        assert found is not None and found.where.startswith("at layer b -> B") and (found.index, found.at) == (1, True)
+        found = followed(*order).divergence(False)
+        assert (
+            found is not None
+            and found.where.startswith("at layer b -> B")
+            and (found.index, found.at_layer) == (1, True)
+        )
 
 
 def test_the_layer_before_is_the_one_before_the_first_parting(causes: None) -> None:
     """A later one that was seen first, or comes after it, is none of its business."""
     first, second, third = changed(1, **APART)
     for order in ((first, second, third), (third._replace(outputs=(W * 2,)), first, second)):
-        found = followed(*order).parting(False)
+        found = followed(*order).divergence(False)
         assert found is not None and found.hints == [BETWEEN]
 
 
 def test_layers_that_are_not_matched_are_passed_over() -> None:
     others = [call("X", Z, Z), *changed(0)[:1], call("B", Z, Z), *changed(0)[2:], call("A", Y, Z)]
-    follower = followed(*others, to={"a": "A", "c": "C", "z": "X"})
-    assert follower.layers() == [Layer("a", "A", 0.0, 0.0), Layer("c", "C", 0.0, 0.0)]
-    assert follower.parting(False) == Parting("after layer c -> C, whose output agrees")
+    follower = followed(*others, layer_map={"a": "A", "c": "C", "z": "X"})
+    assert follower.layers() == [LayerDistance("a", "A", 0.0, 0.0), LayerDistance("c", "C", 0.0, 0.0)]
+    assert follower.divergence(False) == Divergence("after layer c -> C, whose output agrees")
 
 
 def test_a_layer_that_is_called_again_is_matched_call_by_call() -> None:
-    kept = [call("a", W, Y), call("a", Y, Z), call("a", Z, W)]
+    cache = [call("a", W, Y), call("a", Y, Z), call("a", Z, W)]
     others = [call("A", W, Y), call("A", Y, Z * 2), call("A", Z, W), call("A", W, W)]
-    follower = followed(*others, kept=kept)
+    follower = followed(*others, cache=cache)
     assert [layer.output for layer in follower.layers()] == [0, 1 / EPS, 0]
-    found = follower.parting(True)
+    found = follower.divergence(True)
     assert found is not None and found.index == 1
 
 
 def test_two_layers_may_be_one_of_the_others() -> None:
-    follower = followed(call("A", W, Y), call("A", RELU_Y, Z), to={"a": "A", "b": "A"})
-    assert follower.layers() == [Layer("a", "A", 0.0, 0.0), Layer("b", "A", 0.0, 0.0)]
+    follower = followed(call("A", W, Y), call("A", RELU_Y, Z), layer_map={"a": "A", "b": "A"})
+    assert follower.layers() == [LayerDistance("a", "A", 0.0, 0.0), LayerDistance("b", "A", 0.0, 0.0)]
 
 
 def backwards(x: np.ndarray) -> np.ndarray:
@@ -661,24 +673,29 @@ def backwards(x: np.ndarray) -> np.ndarray:
 
 def test_flattened_inputs_are_turned_as_the_weight_is() -> None:
     x, y = np.array([[1.0, 0.5]]), np.array([[0.25, 1.0]])
-    kept = [call("a", x, y), call("b", x, y)]
+    cache = [call("a", x, y), call("b", x, y)]
     others = [call("A", x[:, ::-1], y), call("B", x, y)]
-    assert [layer.inputs for layer in followed(*others, kept=kept).layers()] == [0.5 / EPS, 0]
-    follower = followed(*others, kept=kept, turns={"A": backwards})
-    assert follower.layers() == [Layer("a", "A", 0.0, 0.0), Layer("b", "B", 0.0, 0.0)]
+    assert [layer.inputs for layer in followed(*others, cache=cache).layers()] == [0.5 / EPS, 0]
+    follower = followed(*others, cache=cache, permutations={"A": backwards})
+    assert follower.layers() == [LayerDistance("a", "A", 0.0, 0.0), LayerDistance("b", "B", 0.0, 0.0)]
 
 
 def test_outputs_and_inputs_of_other_axes_are_not_turned() -> None:
     x = np.array([[1.0, 0.5]])
     for a in (x[0], x[None]):
-        assert followed(call("A", a, x), kept=[call("a", a, x)], turns={"A": backwards}).layers()[0].inputs == 0
-    assert followed(call("A", x[:, ::-1], x), kept=[call("a", x, x)], turns={"A": backwards}).farthest() == 0
+        assert followed(call("A", a, x), cache=[call("a", a, x)], permutations={"A": backwards}).layers()[0].inputs == 0
+    assert (
+        followed(call("A", x[:, ::-1], x), cache=[call("a", x, x)], permutations={"A": backwards}).largest_distance()
+        == 0
+    )
 
 
 def test_causes_before_a_flattening_are_looked_for_in_one_order(causes: None) -> None:
     x = np.array([[1.0, 0.5]])
-    kept = [call("a", x, x), call("b", x, x)]
-    found = followed(call("A", x, x), call("B", x / 4, x * 2), kept=kept, turns={"B": backwards}).parting(False)
+    cache = [call("a", x, x), call("b", x, x)]
+    found = followed(call("A", x, x), call("B", x / 4, x * 2), cache=cache, permutations={"B": backwards}).divergence(
+        False
+    )
     assert found is not None
     assert found.hints == ["a [[1.0, 0.5]] to b [[0.5, 1.0]] there, A [[1.0, 0.5]] to B [[0.25, 0.125]] here"]
 
@@ -686,10 +703,10 @@ def test_causes_before_a_flattening_are_looked_for_in_one_order(causes: None) ->
 @pytest.mark.parametrize("far", [64, 65])
 def test_a_permuted_weight_between_flattenings_of_one_order_is_a_cause(causes: None, far: int) -> None:
     x = np.array([[1.0, 0.5]])
-    kept = [call("a", x, x), call("b", x, x)]
+    cache = [call("a", x, x), call("b", x, x)]
     others = [call("A", x, x), call("B", x + np.array([[far * EPS, 0]]), x * 2)]
-    found = followed(*others, kept=kept, turns={"B": backwards}).parting(False)
-    assert found is not None and (found.index, found.at) == (1, False)
+    found = followed(*others, cache=cache, permutations={"B": backwards}).divergence(False)
+    assert found is not None and (found.index, found.at_layer) == (1, False)
     if far == 64:
         assert found.hints == ["both flatten channels in one order, and the weight is permuted as if they did not"]
     else:
@@ -700,31 +717,33 @@ def test_zeros_around_the_inputs_of_one_are_its_padding() -> None:
     x = np.arange(1.0, 10).reshape(1, 1, 3, 3)
     zeros, ones = (np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=n) for n in (0, 1))
     for mine, theirs in ((x, zeros), (zeros, x), (x, np.moveaxis(zeros, 1, -1))):
-        assert followed(call("A", theirs, x), kept=[call("a", mine, x)]).layers() == [Layer("a", "A", 0.0, 0.0)]
+        assert followed(call("A", theirs, x), cache=[call("a", mine, x)]).layers() == [
+            LayerDistance("a", "A", 0.0, 0.0)
+        ]
     for mine, theirs in ((x, ones), (ones, x)):
-        assert followed(call("A", theirs, x), kept=[call("a", mine, x)]).layers()[0].inputs == math.inf
-    assert followed(call("A", x, zeros), kept=[call("a", x, x)]).layers()[0].output == math.inf
+        assert followed(call("A", theirs, x), cache=[call("a", mine, x)]).layers()[0].inputs == math.inf
+    assert followed(call("A", x, zeros), cache=[call("a", x, x)]).layers()[0].output == math.inf
 
 
 @pytest.mark.parametrize("mine, theirs", [(Y, RELU_Y), (RELU_Y, Y)], ids=["here", "there"])
 def test_an_activation_inside_a_layer_is_undone(mine: np.ndarray, theirs: np.ndarray) -> None:
-    follower = followed(call("A", W, theirs), kept=[call("a", W, mine)])
-    assert follower.layers() == [Layer("a", "A", 0.0, 0.0, "relu")] and follower.parting(True) is None
+    follower = followed(call("A", W, theirs), cache=[call("a", W, mine)])
+    assert follower.layers() == [LayerDistance("a", "A", 0.0, 0.0, "relu")] and follower.divergence(True) is None
 
 
 @pytest.mark.parametrize("theirs", [1.0, 0.0], ids=["softmax of one number", "log softmax of it, or relu"])
 def test_a_function_that_gives_one_number_for_all_undoes_nothing(theirs: float) -> None:
     mine = np.array([[-1.0], [-2.0], [-3.0]])
-    follower = followed(call("A", W, np.full((3, 1), theirs)), kept=[call("a", W, mine)])
+    follower = followed(call("A", W, np.full((3, 1), theirs)), cache=[call("a", W, mine)])
     assert follower.layers()[0].cut == "" and follower.layers()[0].output > 1 / EPS / 4
-    parting = follower.parting(True)
-    assert parting is not None and parting.at
+    parting = follower.divergence(True)
+    assert parting is not None and parting.at_layer
 
 
 @pytest.mark.parametrize("far", [64, 65])
 def test_what_is_left_of_an_activation_inside_has_the_same_bound(far: int) -> None:
     near = W + array(64 * EPS, 0)
-    follower = followed(call("A", near, RELU_Y + array(far * EPS, 0)), kept=[call("a", W, Y)])
+    follower = followed(call("A", near, RELU_Y + array(far * EPS, 0)), cache=[call("a", W, Y)])
     assert follower.layers()[0].inputs == 64
     assert follower.layers()[0].cut == ("relu" if far == 64 else "")
     assert follower.layers()[0].output == (64 if far == 64 else 0.5 / EPS)
@@ -733,43 +752,43 @@ def test_what_is_left_of_an_activation_inside_has_the_same_bound(far: int) -> No
 def test_activations_are_tried_in_silence() -> None:
     large = array(1e200, -1e200)
     with np.errstate(all="raise"):
-        follower = followed(call("A", W, large * 2), kept=[call("a", W, large)])
-    assert follower.layers() == [Layer("a", "A", 0.0, 1 / EPS)]
+        follower = followed(call("A", W, large * 2), cache=[call("a", W, large)])
+    assert follower.layers() == [LayerDistance("a", "A", 0.0, 1 / EPS)]
 
 
 def test_an_activation_is_not_looked_for_where_the_inputs_differ() -> None:
-    follower = followed(call("A", W * 2, RELU_Y), kept=[call("a", W, Y)])
-    assert follower.layers() == [Layer("a", "A", 1 / EPS, 0.5 / EPS)]
+    follower = followed(call("A", W * 2, RELU_Y), cache=[call("a", W, Y)])
+    assert follower.layers() == [LayerDistance("a", "A", 1 / EPS, 0.5 / EPS)]
 
 
 def test_channels_may_be_elsewhere() -> None:
     x = np.arange(24.0).reshape(2, 3, 4)
     for other in (x, np.moveaxis(x, 1, -1), np.moveaxis(x, -1, 1)):
-        follower = followed(call("A", other, other), kept=[call("a", x, x)])
-        assert follower.layers() == [Layer("a", "A", 0.0, 0.0)]
-    assert followed(call("A", x[::-1], x), kept=[call("a", x, x)]).layers()[0].inputs > 64
+        follower = followed(call("A", other, other), cache=[call("a", x, x)])
+        assert follower.layers() == [LayerDistance("a", "A", 0.0, 0.0)]
+    assert followed(call("A", x[::-1], x), cache=[call("a", x, x)]).layers()[0].inputs > 64
 
 
 def test_the_farthest_of_several_arrays_counts_and_whole_numbers_do_not() -> None:
     tokens = np.array([3, 4])
-    mine = Call("a", (tokens, Y), (Y, Z))
-    follower = followed(Call("A", (tokens + 1, Y), (Y + array(EPS, 0), Z + array(0, 3 * EPS), W)), kept=[mine])
-    assert follower.layers() == [Layer("a", "A", 0.0, 3.0)]
-    assert followed(Call("A", (), ()), kept=[mine]).layers() == [Layer("a", "A", 0.0, 0.0)]
+    mine = LayerCall("a", (tokens, Y), (Y, Z))
+    follower = followed(LayerCall("A", (tokens + 1, Y), (Y + array(EPS, 0), Z + array(0, 3 * EPS), W)), cache=[mine])
+    assert follower.layers() == [LayerDistance("a", "A", 0.0, 3.0)]
+    assert followed(LayerCall("A", (), ()), cache=[mine]).layers() == [LayerDistance("a", "A", 0.0, 0.0)]
 
 
 def test_single_precision_is_followed_in_its_own_eps() -> None:
-    follower = Follower(Kept([Call("a", (single(1),), (single(1),))]), {"a": "A"}, "float32", 64)
-    follower.see(Call("A", (single(1 + 2 * EPS32),), (single(1 + 3 * EPS32),)))
-    assert follower.layers() == [Layer("a", "A", 2.0, 3.0)]
+    follower = Follower(ActivationCache([LayerCall("a", (single(1),), (single(1),))]), {"a": "A"}, "float32", 64)
+    follower.on_call(LayerCall("A", (single(1 + 2 * EPS32),), (single(1 + 3 * EPS32),)))
+    assert follower.layers() == [LayerDistance("a", "A", 2.0, 3.0)]
 
 
 def test_bfloat16_which_numpy_has_not_is_followed_too() -> None:
     half = pytest.importorskip("ml_dtypes").bfloat16
     x, y = np.array([1, 2], half), np.array([1, 2.0625], half)
-    follower = Follower(Kept([Call("a", (x,), (x,))]), {"a": "A"}, "bfloat16", 3)
-    follower.see(Call("A", (x,), (y,)))
-    assert follower.layers() == [Layer("a", "A", 0.0, 4.0)]
+    follower = Follower(ActivationCache([LayerCall("a", (x,), (x,))]), {"a": "A"}, "bfloat16", 3)
+    follower.on_call(LayerCall("A", (x,), (y,)))
+    assert follower.layers() == [LayerDistance("a", "A", 0.0, 4.0)]
 
 
 @pytest.mark.parametrize(
@@ -778,7 +797,7 @@ def test_bfloat16_which_numpy_has_not_is_followed_too() -> None:
      ("a", "", "a -> the model")],
 )  # fmt: skip
 def test_a_layer_is_called_by_both_names_where_they_differ(reference: str, name: str, text: str) -> None:
-    assert str(Layer(reference, name, 0.0, 0.0)) == text
+    assert str(LayerDistance(reference, name, 0.0, 0.0)) == text
 
 
 # -- models: two sides made by hand
@@ -791,7 +810,7 @@ VALUES = {
     "2.bias": np.float32([0, 0]),
 }
 HIDDEN, OUTPUT = np.array([[1.0, -0.5]]), np.array([[1.0, 0.5]])  # of a linear layer, a relu and a linear layer
-WAY = [Call("0", (X,), (HIDDEN,)), Call("2", (np.array([[1.0, 0.0]]),), (OUTPUT,))]
+WAY = [LayerCall("0", (X,), (HIDDEN,)), LayerCall("2", (np.array([[1.0, 0.0]]),), (OUTPUT,))]
 ONES = {name: np.ones_like(value) for name, value in VALUES.items()}
 WIDE = ("float64", "float32")
 
@@ -811,16 +830,18 @@ def side(
     return manifest_of_arrays(values, "net", FileMetadata(about, options), order)
 
 
-def gone(outputs: Any = OUTPUT, way: Sequence[Call] = WAY) -> Callable[[], tuple[list[np.ndarray], Kept]]:
+def gone(
+    outputs: Any = OUTPUT, way: Sequence[LayerCall] = WAY
+) -> Callable[[], tuple[list[np.ndarray], ActivationCache]]:
     """A pass that a recording has: outputs and calls."""
-    return lambda: (outputs if isinstance(outputs, list) else [outputs], Kept(way))
+    return lambda: (outputs if isinstance(outputs, list) else [outputs], ActivationCache(way))
 
 
-def subject(name: str, **changes: Any) -> Recorded:
+def subject(name: str, **changes: Any) -> RecordedSubject:
     """What was recorded of a model, all of it the same in each but for the changes."""
-    task = Task((X,), steps=2) if "end" in changes else Task((X,))
+    task = Task((X,), steps=2) if "final" in changes else Task((X,))
     passes = {"float64": gone(), "float32": gone()}
-    found = Recorded(
+    found = RecordedSubject(
         name, name, "numpy", "1.0", side(), WIDE, passes, ONES, {}, task, f"{name}.safetensors", {"python": "3.11"}
     )
     return replace(found, **changes)
@@ -839,19 +860,19 @@ Compare = Callable[..., Comparison]
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> Compare:
     """``mp.compare`` of subjects that are there already."""
-    files: dict[str, list[Recorded]] = {}
+    files: dict[str, list[RecordedSubject]] = {}
 
-    def read(name: str, path: str | Path) -> list[Recorded]:
+    def read(name: str, path: str | Path) -> list[RecordedSubject]:
         found = files[str(path)]
         return [replace(found[0], name=name)] if len(found) == 1 else found
 
-    def compare(*subjects: Recorded, against: Sequence[Recorded] = (), **options: Any) -> Comparison:
+    def compare(*subjects: RecordedSubject, against: Sequence[RecordedSubject] = (), **options: Any) -> Comparison:
         files.update({f"{each.name}.st": [each] for each in subjects})
         if against:
             files["golden.st"], options["against"] = list(against), "golden.st"
         return models.compare({each.name: f"{each.name}.st" for each in subjects}, **options)
 
-    monkeypatch.setattr(models, "opened", read)
+    monkeypatch.setattr(models, "open_subjects", read)
     return compare
 
 
@@ -874,12 +895,12 @@ def numbers(found: Comparison) -> list[tuple[Any, ...]]:
 
 
 def test_the_bounds_of_models() -> None:
-    assert models.BOUNDS == {"output": 1024, "layer": 1024, "gradient": 16384, "training": 65536, "numeric": 16384}
-    assert (models.BINS, models.SHOWN) == (40, 4)
+    assert pairs.BOUNDS == {"output": 1024, "layer": 1024, "gradient": 16384, "training": 65536, "numeric": 16384}
+    assert (pairs.BINS, pairs.SHOWN) == (40, 4)
 
 
 def test_equal_models_agree_in_every_check(compared: Compare) -> None:
-    found = compared(subject("a", end=ONES), subject("b", end=ONES))
+    found = compared(subject("a", final=ONES), subject("b", final=ONES))
     (pair,) = found.pairs
     assert pair.checks == found.checks == [
         Check("", "structure", "b", True),
@@ -892,8 +913,8 @@ def test_equal_models_agree_in_every_check(compared: Compare) -> None:
         Check("", "gradients", "b", True, "float32", 0.0, 16384),
         Check("", "2 steps of sgd", "b", True, "float32", 0.0, 65536),
     ]  # fmt: skip
-    assert found.agrees and found.reference == "a" and found.bounds == models.BOUNDS
-    layers = {"": [Layer("0", "0", 0.0, 0.0), Layer("2", "2", 0.0, 0.0)]}
+    assert found.agrees and found.reference == "a" and found.bounds == pairs.BOUNDS
+    layers = {"": [LayerDistance("0", "0", 0.0, 0.0), LayerDistance("2", "2", 0.0, 0.0)]}
     assert replace(pair, checks=[], plan=None) == Pair("b", layers=layers)
     assert pair.plan is not None and [move.target for move in pair.plan.moves] == list(VALUES)
 
@@ -956,19 +977,19 @@ def far(kind: str, eps: int) -> dict[str, Any]:
         "numeric": {"passes": {"float64": gone(), "float32": gone(np.float32(OUTPUT + eps * EPS32))}},
         "layer": otherwise(0, outputs=(HIDDEN + [[0, eps * EPS]],)),
         "gradient": {"gradients": large},
-        "training": {"end": large},
+        "training": {"final": large},
     }[kind]
 
 
 @pytest.mark.parametrize("rtol_eps, bound", [(None, None), (64, 64), ({"kind": 128}, 128), ({}, None)],
                          ids=["stated", "one for all", "of its own", "of none"])  # fmt: skip
-@pytest.mark.parametrize("kind", models.BOUNDS)
+@pytest.mark.parametrize("kind", pairs.BOUNDS)
 def test_a_distance_at_its_bound_agrees_and_one_beyond_does_not(
     compared: Compare, kind: str, rtol_eps: Any, bound: int | None
 ) -> None:
     rtol_eps = {kind: rtol_eps["kind"]} if rtol_eps and isinstance(rtol_eps, dict) else rtol_eps
-    bound = bound or int(models.BOUNDS[kind])
-    reference = subject("a", **({"end": ONES} if kind == "training" else {}))
+    bound = bound or int(pairs.BOUNDS[kind])
+    reference = subject("a", **({"final": ONES} if kind == "training" else {}))
     at = compared(reference, subject("b", **far(kind, bound)), rtol_eps=rtol_eps)
     beyond = compared(reference, subject("b", **far(kind, bound + 1)), rtol_eps=rtol_eps)
     assert at.agrees and max(check.distance or 0 for check in at.checks) == bound
@@ -979,9 +1000,9 @@ def test_a_distance_at_its_bound_agrees_and_one_beyond_does_not(
 
 
 def test_bounds_are_one_for_all_or_some_of_their_own() -> None:
-    assert models._bounds(None) == models.BOUNDS
-    assert models._bounds(7) == dict.fromkeys(models.BOUNDS, 7) and models._bounds(0.0)["output"] == 0
-    assert models._bounds({"layer": 7}) == {**models.BOUNDS, "layer": 7}
+    assert models._bounds(None) == pairs.BOUNDS
+    assert models._bounds(7) == dict.fromkeys(pairs.BOUNDS, 7) and models._bounds(0.0)["output"] == 0
+    assert models._bounds({"layer": 7}) == {**pairs.BOUNDS, "layer": 7}
     with pytest.raises(errors.InvalidArgument) as said:
         models._bounds({"outputs": 1})
     assert str(said.value) == "There is no bound of 'outputs'. Did you mean 'output'?"
@@ -999,7 +1020,8 @@ def test_parameters_that_nothing_makes_or_takes_are_structure(compared: Compare)
     more = {f"{i}.gamma": np.zeros(i, np.float32) for i in (5, 6)}
     less = {"4.table": np.zeros((3, 7), np.float32)}
     found = compared(
-        subject("a", side=side({**VALUES, **less}), end=ONES), subject("b", side=side({**VALUES, **more}), end=ONES)
+        subject("a", manifest=side({**VALUES, **less}), final=ONES),
+        subject("b", manifest=side({**VALUES, **more}), final=ONES),
     )
     items = ("nothing makes 5.gamma", "nothing makes 6.gamma", "4.table goes nowhere")
     assert facts(found, "structure") == [("structure", False, "; ".join(items), items)]
@@ -1009,14 +1031,14 @@ def test_parameters_that_nothing_makes_or_takes_are_structure(compared: Compare)
 
 def test_parameters_that_fit_nothing_are_structure_and_no_values(compared: Compare) -> None:
     wide = side(values({"0.weight": np.float32([[1, 2, 3], [4, 5, 6]]), "2.bias": np.float32([9, 9])}))
-    found = compared(subject("a"), subject("b", side=wide))
+    found = compared(subject("a"), subject("b", manifest=wide))
     items = ("0.weight goes nowhere", "0 -> 0: weight is (2, 2), the target's (2, 3)")
     assert facts(found, "structure", "values", "gradients") == [("structure", False, "; ".join(items), items)]
 
 
 def test_only_unused_parameters_leave_gradients_to_compare(compared: Compare) -> None:
     more = {"4.table": np.zeros((3, 7), np.float32)}
-    found = compared(subject("a", side=side({**VALUES, **more})), subject("b"))
+    found = compared(subject("a", manifest=side({**VALUES, **more})), subject("b"))
     assert facts(found, "structure", "gradients") == [
         ("structure", False, "4.table goes nowhere", ("4.table goes nowhere",)), ("gradients", True, "", ()),
     ]  # fmt: skip
@@ -1024,7 +1046,7 @@ def test_only_unused_parameters_leave_gradients_to_compare(compared: Compare) ->
 
 def test_a_rule_says_what_goes_where(compared: Compare) -> None:
     renamed = {name.replace("0.", "first."): value for name, value in VALUES.items()}
-    found = compared(subject("a"), subject("b", side=side(renamed)), rules={"0": "first"})
+    found = compared(subject("a"), subject("b", manifest=side(renamed)), rules={"0": "first"})
     assert facts(found, "structure", "values") == [("structure", True, "", ()), ("values", True, "", ())]
     assert found.pairs[0].plan is not None and found.pairs[0].plan.moves[0].why == "rule"
 
@@ -1032,7 +1054,7 @@ def test_a_rule_says_what_goes_where(compared: Compare) -> None:
 def test_of_many_differences_four_are_shown(compared: Compare) -> None:
     for n in (4, 5):
         less = {f"{i}.table": np.zeros((3, i), np.float32) for i in range(4, 4 + n)}
-        found = compared(subject("a", side=side({**VALUES, **less})), subject("b"))
+        found = compared(subject("a", manifest=side({**VALUES, **less})), subject("b"))
         ((_, _, detail, items),) = facts(found, "structure")
         shown = "; ".join(f"{i}.table goes nowhere" for i in range(4, 8))
         assert detail == (shown if n == 4 else f"{shown}; ...") and len(items) == n
@@ -1041,9 +1063,11 @@ def test_of_many_differences_four_are_shown(compared: Compare) -> None:
 def test_the_momentum_of_statistics_counts_where_it_trains(compared: Compare) -> None:
     one, other = ({"0": {"eps": eps, "momentum": momentum}} for eps, momentum in ((1e-5, 0.1), (1e-6, 0.01)))
     eps, momentum = "0: eps is 1e-05 there, 1e-06 here", "0: momentum is 0.1 there, 0.01 here, when it trains"
-    step = {"task": Task((X,), steps=1), "end": ONES}
+    step = {"task": Task((X,), steps=1), "final": ONES}
     for end, items in (({}, (eps,)), (step, (eps, momentum))):
-        found = compared(subject("a", side=side(options=one), **end), subject("b", side=side(options=other), **end))
+        found = compared(
+            subject("a", manifest=side(options=one), **end), subject("b", manifest=side(options=other), **end)
+        )
         assert facts(found, "options") == [("options", False, "; ".join(items), items)]
 
 
@@ -1053,12 +1077,12 @@ ONE = {"0.weight": TIED["0.weight"]}
 
 def test_ties_of_one_side_only_are_found(compared: Compare) -> None:
     tied, loose = side(ONE, aliases={"0.weight": ["1.weight"]}), side(TIED)
-    found = compared(subject("a", side=tied), subject("b", side=tied))
+    found = compared(subject("a", manifest=tied), subject("b", manifest=tied))
     assert facts(found, "ties") == [("ties", True, "", ())]
-    found = compared(subject("a", side=loose), subject("b", side=tied))
+    found = compared(subject("a", manifest=loose), subject("b", manifest=tied))
     text = "0.weight and 1.weight are tied here, not there"
     assert facts(found, "ties") == [("ties", False, text, (text,))]
-    found = compared(subject("a", side=tied), subject("b", side=loose))
+    found = compared(subject("a", manifest=tied), subject("b", manifest=loose))
     text = "0.weight and 1.weight are tied there, their targets are not: say net.tie('1.weight', '0.weight')"
     assert facts(found, "ties") == [("ties", False, text, (text,))]
 
@@ -1067,7 +1091,7 @@ def test_a_tie_of_what_nothing_makes_is_no_tie_more(compared: Compare) -> None:
     """And neither is one of what is made of nothing, as a bias that is absent there."""
     other = {**TIED, "1.bias": np.float32([0, 0]), "5.gamma": np.float32([1, 2, 3])}
     tied = side(other, aliases={"5.gamma": ["6.gamma"], "1.bias": ["0.bias"]})
-    found = compared(subject("a", side=side(TIED)), subject("b", side=tied))
+    found = compared(subject("a", manifest=side(TIED)), subject("b", manifest=tied))
     assert facts(found, "ties") == [("ties", True, "", ())]
 
 
@@ -1077,9 +1101,9 @@ def test_values_that_differ_are_named_and_known_causes_are_hints(
     def cause(mine: np.ndarray, theirs: np.ndarray, move: Move) -> str:
         return f"{move.target} {mine.tolist()} {theirs.tolist()}" if "bias" in move.target else ""
 
-    monkeypatch.setattr(models, "of_values", cause)
+    monkeypatch.setattr(hints, "explain_values", cause)
     other = side(values({"0.bias": np.float32([0.5, -0.5]), "2.weight": np.float32([[1, 2], [3, 4]])}))
-    found = compared(subject("a"), subject("b", side=other))
+    found = compared(subject("a"), subject("b", manifest=other))
     items = ("0.bias", "2.weight")
     assert facts(found, "structure", "values") == [
         ("structure", True, "", ()), ("values", False, "0.bias; 2.weight", items),
@@ -1091,7 +1115,7 @@ def test_values_are_the_same_in_the_dtype_of_the_other(compared: Compare) -> Non
     wide = values({"0.bias": np.float64([0.1, math.nan])})
     narrow = values({"0.bias": np.float32([0.1, math.nan])})
     for one, other, same in ((wide, narrow, True), (narrow, wide, False), (narrow, narrow, True)):
-        found = compared(subject("a", side=side(one)), subject("b", side=side(other)))
+        found = compared(subject("a", manifest=side(one)), subject("b", manifest=side(other)))
         assert facts(found, "values")[0][1] is same
 
 
@@ -1116,7 +1140,7 @@ def test_histograms_of_what_is_not_finite_or_not_there(compared: Compare) -> Non
     one = {"0.bias": np.float32([math.nan, -2]), "2.bias": np.float32([math.inf, math.nan])}
     other = {"0.bias": np.float32([-math.inf, 6]), "2.bias": np.float32([math.nan, math.nan])}
     sides = [side({**VALUES, **each, **empty}) for each in (one, other)]
-    subjects = [subject(name, side=each) for name, each in zip("ab", sides, strict=True)]
+    subjects = [subject(name, manifest=each) for name, each in zip("ab", sides, strict=True)]
     found = compared(*subjects, histograms=True).pairs[0].histograms
     nothing = [0] * 40
     assert found[1] == Histogram("0.bias", "0.bias", "value", -2.0, 6.0, [1, *[0] * 39], [*[0] * 39, 1])
@@ -1151,19 +1175,19 @@ OPTION = ({"0": {"eps": 1e-5}, "2": {"eps": 1e-5}}, {"0": {"eps": 1e-6}, "2": {"
 
 def test_the_layer_at_which_they_part_is_named_with_its_options(compared: Compare, causes: None) -> None:
     one, other = (side(options=options) for options in OPTION)
-    found = compared(subject("a", side=one), subject("b", side=other, **otherwise(1, outputs=(OUTPUT * 2,))))
+    found = compared(subject("a", manifest=one), subject("b", manifest=other, **otherwise(1, outputs=(OUTPUT * 2,))))
     (pair,) = found.pairs
     assert pair.parted == "at layer 2: its inputs agree (0 eps) and its output does not (4.5e+15 eps)"
     assert pair.hints == ["2 there, 2 here, which gives [[2.0, 1.0]]", "2: eps is 1e-05 there, 0.001 here"]
     assert pair.first == {"": 1} and pair.dtype == "float64"
-    assert pair.layers == {"": [Layer("0", "0", 0.0, 0.0), Layer("2", "2", 0.0, 1 / EPS)]}
+    assert pair.layers == {"": [LayerDistance("0", "0", 0.0, 0.0), LayerDistance("2", "2", 0.0, 1 / EPS)]}
     assert numbers(found)[1] == ("2 layers on the way", "float64", 1 / EPS, 1024)
 
 
 def test_options_are_no_cause_of_what_differs_before_a_layer(compared: Compare, causes: None) -> None:
     one, other = (side(options=options) for options in OPTION)
     way = otherwise(1, inputs=(np.array([[0.25, 0.0]]),), outputs=(OUTPUT * 2,))
-    pair = compared(subject("a", side=one), subject("b", side=other, **way)).pairs[0]
+    pair = compared(subject("a", manifest=one), subject("b", manifest=other, **way)).pairs[0]
     assert pair.parted == "between layers 0 and 2, whose inputs are 3.38e+15 eps apart" and pair.first == {"": 1}
     assert pair.hints == ["0 [[1.0, -0.5]] to 2 [[1.0, 0.0]] there, 0 [[1.0, -0.5]] to 2 [[0.25, 0.0]] here"]
 
@@ -1171,8 +1195,8 @@ def test_options_are_no_cause_of_what_differs_before_a_layer(compared: Compare, 
 def test_a_model_that_is_one_layer_has_options_too(compared: Compare, causes: None) -> None:
     weight = {"weight": VALUES["0.weight"]}
     one, other = (side(weight, options={"": {"eps": eps}}) for eps in (1e-5, 1e-6))
-    ways = [{dtype: gone(way=[Call("", (X,), (HIDDEN * n,))]) for dtype in WIDE} for n in (1, 2)]
-    pair = compared(subject("a", side=one, passes=ways[0]), subject("b", side=other, passes=ways[1])).pairs[0]
+    ways = [{dtype: gone(way=[LayerCall("", (X,), (HIDDEN * n,))]) for dtype in WIDE} for n in (1, 2)]
+    pair = compared(subject("a", manifest=one, passes=ways[0]), subject("b", manifest=other, passes=ways[1])).pairs[0]
     assert pair.parted.startswith("at layer the model: ") and pair.hints[1:] == [
         "the model: eps is 1e-05 there, 1e-06 here"
     ]
@@ -1181,9 +1205,9 @@ def test_a_model_that_is_one_layer_has_options_too(compared: Compare, causes: No
 def test_layers_of_other_names_are_followed_as_their_parameters_go(compared: Compare) -> None:
     renamed = {name.replace("0.", "first."): value for name, value in VALUES.items()}
     way = [WAY[0]._replace(layer="first"), WAY[1]]
-    other = subject("b", side=side(renamed), passes={dtype: gone(way=way) for dtype in WIDE})
+    other = subject("b", manifest=side(renamed), passes={dtype: gone(way=way) for dtype in WIDE})
     assert compared(subject("a"), other).pairs[0].layers == {
-        "": [Layer("0", "first", 0.0, 0.0), Layer("2", "2", 0.0, 0.0)]
+        "": [LayerDistance("0", "first", 0.0, 0.0), LayerDistance("2", "2", 0.0, 0.0)]
     }
 
 
@@ -1194,20 +1218,20 @@ def test_inputs_after_a_flattening_are_followed_in_the_order_of_the_other(compar
     here = {**there, "1.weight": np.float32([[10, 20, 11, 21]])}
     sides = [side(each, {"0": "conv"}, order=order) for each, order in ((there, "first"), (here, "last"))]
     flat = np.array([[1.0, 2.0, 3.0, 4.0]])
-    ways = [[Call("1", (each,), (OUTPUT,))] for each in (flat, flat[:, [0, 2, 1, 3]])]
+    ways = [[LayerCall("1", (each,), (OUTPUT,))] for each in (flat, flat[:, [0, 2, 1, 3]])]
     grads = [{"1.weight": each["1.weight"]} for each in (there, here)]
     subjects = [
-        subject(name, side=each, passes={dtype: gone(way=way) for dtype in WIDE}, gradients=grad)
+        subject(name, manifest=each, passes={dtype: gone(way=way) for dtype in WIDE}, gradients=grad)
         for name, each, way, grad in zip("ab", sides, ways, grads, strict=True)
     ]
     found = compared(*subjects)
-    assert found.agrees and found.pairs[0].layers == {"": [Layer("1", "1", 0.0, 0.0)]}
+    assert found.agrees and found.pairs[0].layers == {"": [LayerDistance("1", "1", 0.0, 0.0)]}
 
 
 # -- models: which dtype is judged
 
 
-def one_of(name: str, dtypes: Sequence[str], eps: float) -> Recorded:
+def one_of(name: str, dtypes: Sequence[str], eps: float) -> RecordedSubject:
     """A subject whose outputs are as many of float64's eps away, twice of them in its own dtype."""
     passes = {dtype: gone(OUTPUT + i * eps * EPS) for i, dtype in enumerate(dtypes, 1)}
     return subject(name, dtypes=tuple(dtypes), passes=passes)
@@ -1240,8 +1264,8 @@ def test_outputs_are_judged_in_float64_where_both_can_and_in_their_own_dtype(
 def test_the_reference_is_run_in_its_own_dtype_where_float64_is_not_both() -> None:
     """What float64 gives is no truth for a model of float32 where the other one cannot be run so."""
     reference = one_of("a", WIDE, 4)
-    work = models._Work(reference, models.BOUNDS, False)
-    assert work.pair(one_of("b", ["float32"], 8), None).checks[4].distance == 0.0
+    reference_judge = pairs.ReferenceJudge(reference, pairs.BOUNDS, False)
+    assert reference_judge.judge(one_of("b", ["float32"], 8), None).checks[4].distance == 0.0
 
 
 @pytest.mark.parametrize(
@@ -1255,7 +1279,7 @@ def test_gradients_and_training_are_judged_in_the_coarser_of_both_dtypes(
     large = {name: value.astype(np.float64) + 0.5 for name, value in ONES.items()}
     for dtypes in ((["float64"], [own]), ([own], ["float64"])):
         pair = [
-            subject(name, dtypes=tuple(each), passes={dtype: gone() for dtype in each}, gradients=grads, end=grads)
+            subject(name, dtypes=tuple(each), passes={dtype: gone() for dtype in each}, gradients=grads, final=grads)
             for name, each, grads in zip("ab", dtypes, (ONES, large), strict=True)
         ]
         assert numbers(compared(*pair))[-2:] == [
@@ -1268,14 +1292,14 @@ def test_a_bound_that_is_asked_for_counts_in_half_precision_too(compared: Compar
     assert {check.bound for check in compared(*pair, rtol_eps=5000).checks} == {None, 5000}
 
 
-class Narrow(Recorded):
+class Narrow(RecordedSubject):
     """A model that was thought to run in float64, and then does not."""
 
-    def run(self, dtype: str, see: Any = None) -> list[np.ndarray]:
-        return super().run(self._narrowed(dtype), see)
+    def run(self, dtype: str, on_call: Any = None) -> list[np.ndarray]:
+        return super().run(self._narrowed(dtype), on_call)
 
-    def kept(self, dtype: str) -> tuple[list[np.ndarray], Any]:
-        return super().kept(self._narrowed(dtype))
+    def run_with_cache(self, dtype: str) -> tuple[list[np.ndarray], Any]:
+        return super().run_with_cache(self._narrowed(dtype))
 
     def _narrowed(self, dtype: str) -> str:
         if dtype == "float64":
@@ -1298,14 +1322,14 @@ def test_a_model_that_does_not_run_in_float64_is_judged_in_its_own_dtype(compare
     assert found.pairs[1].dtype == ("float32" if at == 0 else "float64")
 
 
-class Counted(Recorded):
+class Counted(RecordedSubject):
     """A recording that counts what it is asked for."""
 
     asked: list[str]
 
-    def kept(self, dtype: str) -> tuple[list[np.ndarray], Any]:
+    def run_with_cache(self, dtype: str) -> tuple[list[np.ndarray], Any]:
         self.asked.append(dtype)
-        return super().kept(dtype)
+        return super().run_with_cache(dtype)
 
     def grads(self) -> Any:
         self.asked.append("gradients")
@@ -1317,11 +1341,11 @@ class Counted(Recorded):
 
 
 def test_the_reference_is_asked_once() -> None:
-    reference = Counted(**vars(subject("a", end=ONES)))
+    reference = Counted(**vars(subject("a", final=ONES)))
     reference.asked = []
-    work = models._Work(reference, models.BOUNDS, False)
+    reference_judge = pairs.ReferenceJudge(reference, pairs.BOUNDS, False)
     for dtypes in (WIDE, WIDE, ["float32"]):
-        assert work.pair(subject("b", end=ONES, dtypes=tuple(dtypes)), None).agrees
+        assert reference_judge.judge(subject("b", final=ONES, dtypes=tuple(dtypes)), None).agrees
     assert reference.asked == ["float64", "gradients", "training", "float32"]
 
 
@@ -1354,14 +1378,14 @@ def test_gradients_that_should_be_zero_are_measured_by_the_largest(
     compared: Compare, largest: float, truth: float, eps: float
 ) -> None:
     """By a thousandth of the largest that is a number and goes somewhere: there is only the rounding of others."""
-    assert models.SMALL == 1 / 1024
+    assert pairs.SMALL == 1 / 1024
     more = {"4.table": np.float32([[9, 9, 9]])}  # which goes nowhere
     mine = {name: np.zeros_like(value) for name, value in VALUES.items()}
     mine |= {"0.weight": np.float32([[0, 0], [-largest, math.nan]]), "0.bias": np.float32([math.inf, 0])}
     mine |= {"2.bias": np.float32([truth, 0])}
     theirs = {**mine, "2.bias": np.float32([truth, SMALL])}
-    reference = subject("a", gradients={**mine, **more}, side=side({**VALUES, **more}), end=mine)
-    found = compared(reference, subject("b", gradients=theirs, end=theirs))
+    reference = subject("a", gradients={**mine, **more}, manifest=side({**VALUES, **more}), final=mine)
+    found = compared(reference, subject("b", gradients=theirs, final=theirs))
     assert found.checks[-2] == Check(
         "", "gradients", "b", eps < math.inf, "float32", eps, 16384, "" if eps < math.inf else "2.bias"
     )
@@ -1375,7 +1399,7 @@ def test_gradients_of_nothing_are_not_apart(compared: Compare) -> None:
 def test_training_is_named_after_its_steps_and_optimizer(compared: Compare) -> None:
     task = Task((X,), steps=3, optimizer="adam", lr=0.5)
     end = {**ONES, "2.weight": np.float32([[1, 1.5], [1, 1]])}
-    found = compared(subject("a", end=ONES, task=task), subject("b", end=end, task=task))
+    found = compared(subject("a", final=ONES, task=task), subject("b", final=end, task=task))
     assert found.checks[-1] == Check("", "3 steps of adam", "b", False, "float32", 0.5 / EPS32, 65536, "2.weight")
     assert found.options["optimizer"] == "adam" and found.options["lr"] == 0.5
 
@@ -1398,7 +1422,7 @@ def test_gradients_go_as_the_parameters_do(compared: Compare) -> None:
     other = cells(**weights, bias_ih=[2, 3, 3])
     grads = cells(bias_ih=[1, 0.5, 0.25], bias_hh=[1, 0.5, 0.125])
     gru = [side(each, {"0": "gru"}) for each in (one, other)]
-    subjects = [subject(name, side=each, gradients=grads) for name, each in zip("ab", gru, strict=True)]
+    subjects = [subject(name, manifest=each, gradients=grads) for name, each in zip("ab", gru, strict=True)]
     found = compared(*subjects, histograms=True)
     assert found.checks[3].agrees and numbers(found)[-1] == ("gradients", "float32", 0.0, 16384)
     assert found.pairs[0].histograms[2].reference == "0.bias_ih_l0 + 0.bias_hh_l0"
@@ -1406,8 +1430,8 @@ def test_gradients_go_as_the_parameters_do(compared: Compare) -> None:
     one, other = cells(**weights, bias_hn=[4]), cells(**weights, bias_hh=[0, 0, 4])
     gru = [side(each, {"0": "gru"}) for each in (one, other)]
     found = compared(
-        subject("a", side=gru[0], gradients=cells(bias_hn=[5])),
-        subject("b", side=gru[1], gradients=cells(bias_hh=[7, 7, 7])),
+        subject("a", manifest=gru[0], gradients=cells(bias_hn=[5])),
+        subject("b", manifest=gru[1], gradients=cells(bias_hh=[7, 7, 7])),
         histograms=True,
     )
     assert found.checks[3].agrees and numbers(found)[-1] == ("gradients", "float32", 0.0, 16384)
@@ -1416,7 +1440,7 @@ def test_gradients_go_as_the_parameters_do(compared: Compare) -> None:
 
 def test_a_bias_that_is_absent_there_has_no_gradient_to_compare(compared: Compare) -> None:
     less = {name: value for name, value in VALUES.items() if name != "2.bias"}
-    found = compared(subject("a", side=side(less)), subject("b", gradients={**ONES, "2.bias": np.float32([9, 9])}))
+    found = compared(subject("a", manifest=side(less)), subject("b", gradients={**ONES, "2.bias": np.float32([9, 9])}))
     assert found.agrees, str(found)
 
 
@@ -1424,7 +1448,7 @@ def test_a_bias_that_is_absent_there_has_no_gradient_to_compare(compared: Compar
 
 
 def test_each_is_held_against_the_one_of_its_name_or_else_the_first(compared: Compare) -> None:
-    def giving(name: str, eps: int) -> Recorded:
+    def giving(name: str, eps: int) -> RecordedSubject:
         return subject(name, passes={dtype: gone(OUTPUT + eps * EPS) for dtype in WIDE})
 
     golden = [replace(giving("one", 0), name="one@golden"), replace(giving("two", 100), name="two@golden")]
@@ -1468,7 +1492,7 @@ class Net:
     """Stands for a wrapped model: where its data has the channels, and what is other than in ``subject``."""
 
     def __init__(self, order: str | None = None, **changes: Any) -> None:
-        self._host = SimpleNamespace(data_order=order)
+        self._store = SimpleNamespace(host=SimpleNamespace(data_order=order))
         self.changes = changes
 
 
@@ -1477,19 +1501,20 @@ def live(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """What was done with models that are live: wrapped, run on a task, given weights, recorded."""
     done: dict[str, list[Any]] = {"wrapped": [], "run": [], "given": [], "recorded": []}
 
-    class Ran(Live):
+    class Ran(LiveSubject):
         def __init__(self, name: str, net: Any, task: Task) -> None:
             vars(self).update(vars(subject(name, **net.changes)) | {"net": net, "task": task, "source": ""})
             done["run"].append(self)
 
-        run, kept, grads, trained = Recorded.run, Recorded.kept, Recorded.grads, Recorded.trained
+        run, run_with_cache = RecordedSubject.run, RecordedSubject.run_with_cache
+        grads, trained = RecordedSubject.grads, RecordedSubject.trained
 
     def wrap(native: Any, *examples: Any) -> Net:
         done["wrapped"].append((native, *examples))
         return Net()
 
     monkeypatch.setattr(models, "Model", Net)
-    monkeypatch.setattr(models, "Live", Ran)
+    monkeypatch.setattr(models, "LiveSubject", Ran)
     monkeypatch.setattr(models, "wrap", wrap)
 
     def transfer(*given: Any, **options: Any) -> Any:
@@ -1547,7 +1572,7 @@ def test_inputs_are_in_the_order_of_the_reference(
 ) -> None:
     given: dict[str, Any] = {f"m{i}": Net(order) for i, order in enumerate(orders)}
     if recorded:
-        other = subject("r", side=side(order=recorded), task=Task((np.moveaxis(IMAGES, -1, 1),)))
+        other = subject("r", manifest=side(order=recorded), task=Task((np.moveaxis(IMAGES, -1, 1),)))
         compared(other, against=[other])  # it is a file now
         given["r"] = Path("r.st")
     models.compare(given, IMAGES)
@@ -1559,7 +1584,7 @@ def test_inputs_are_in_the_order_of_the_reference(
 def test_inputs_are_in_the_order_of_a_recorded_reference(
     compared: Compare, live: dict[str, list[Any]], order: str | None, shape: tuple[int, ...], golden: bool
 ) -> None:
-    other = subject("r", side=side(order=order), task=Task((np.zeros(shape, np.float32),)))
+    other = subject("r", manifest=side(order=order), task=Task((np.zeros(shape, np.float32),)))
     compared(other, against=[other])
     if golden:
         models.compare({"m": Net("last" if order == "first" else "first")}, IMAGES, against=Path("golden.st"))
@@ -1570,7 +1595,7 @@ def test_inputs_are_in_the_order_of_a_recorded_reference(
 
 def test_a_recordings_task_is_that_of_live_models_too(compared: Compare, live: dict[str, list[Any]]) -> None:
     task = Task((X,), (np.array([1]),), max, 2, "adam", 0.25)
-    other = subject("r", task=task, end=ONES)
+    other = subject("r", task=task, final=ONES)
     compared(other, against=[other])
     found = models.compare({"m": b"native", "r": "r.st", "n": Net()})
     assert [pair.name for pair in found.pairs] == ["r", "n"] and found.reference == "m"
@@ -1605,7 +1630,7 @@ def test_the_weights_of_a_recording_are_given_to_live_models(compared: Compare, 
         models.compare({"m": net, "r": "r.st"}, against="golden.st", sync=sync)
         ((weights, target, rules, _),) = live["given"]
         assert target is net and rules is None
-        assert weights is source.side if source else weights.title == "net"
+        assert weights is source.manifest if source else weights.title == "net"
 
 
 def test_weights_of_nobody(compared: Compare) -> None:
@@ -1649,11 +1674,11 @@ ROWS = np.arange(24, dtype=np.float32).reshape(3, 8)  # of inputs that are two c
 TURNED = ROWS.reshape(3, 2, 4).transpose(0, 2, 1).reshape(3, 8)  # channels last
 
 
-def convolutional(name: str, weight: np.ndarray, order: str, **changes: Any) -> Recorded:
+def convolutional(name: str, weight: np.ndarray, order: str, **changes: Any) -> RecordedSubject:
     """A convolution whose channels a linear layer takes flattened, in this order as far as layers tell."""
     arrays = {"0.weight": KERNEL, "2.weight": weight}
     about = side(arrays, {"0": "conv"}, order=order)
-    return subject(name, side=about, gradients={**arrays, "2.weight": weight + 1}, **changes)
+    return subject(name, manifest=about, gradients={**arrays, "2.weight": weight + 1}, **changes)
 
 
 def test_a_flattening_is_inferred_where_the_orders_differ(compared: Compare) -> None:

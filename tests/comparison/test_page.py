@@ -20,7 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multiparam.comparison.reports.html import FLOOR, TOP, as_html, plain, plots, readable, short, shortened
+from multiparam.comparison.reports.html.layers import FLOOR, TOP, plots
+from multiparam.comparison.reports.html.page import to_html
+from multiparam.comparison.reports.html.text import option_text, readable, short, shortened
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -308,7 +310,7 @@ class Reader(HTMLParser):
 
 def read(found: dict[str, Any]) -> Element:
     reader = Reader()
-    reader.feed(as_html(found))
+    reader.feed(to_html(found))
     reader.close()
     assert reader.at is reader.root, f"<{reader.at.tag}> is left open"
     return reader.root
@@ -403,7 +405,7 @@ def test_a_page_is_whole(name: str) -> None:
 
 @each_document
 def test_a_page_loads_and_runs_nothing(name: str) -> None:
-    text = as_html(DOCUMENTS[name]())
+    text = to_html(DOCUMENTS[name]())
     assert not re.search(r"https?:|url\(|@import", text)
     page = page_of(name)
     assert not [each for each in page.walk() if each.tag in ("script", "img", "link", "iframe", "object", "base")]
@@ -430,13 +432,13 @@ def test_plots_and_tables_can_be_read_without_seeing(name: str) -> None:
 
 def test_a_document_is_left_as_it_was() -> None:
     found = hostile()
-    as_html(found)
+    to_html(found)
     assert found == hostile()
 
 
 def test_the_page_imports_no_framework() -> None:
     heavy = {"torch", "jax", "tensorflow", "mxnet", "matplotlib"}
-    code = f"import sys, multiparam.comparison.reports.html; print({heavy} & sys.modules.keys())"
+    code = f"import sys, multiparam.comparison.reports.html.page; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -723,7 +725,7 @@ def test_options_are_written_as_people_do() -> None:
     said = dict(zip([each.text for each in terms.all("dt")], [each.text for each in terms.all("dd")], strict=True))
     assert said["inputs"] == "(2, 5) of int64" and said["seed"] == "none" and said["lr"] == "0.01"
     assert said["bounds, in eps"] == "output 1024, layer 1024, gradient 16384, training 65536"
-    assert plain({"shape": 3, "dtype": "int64"}) == '{"shape": 3, "dtype": "int64"}'
+    assert option_text({"shape": 3, "dtype": "int64"}) == '{"shape": 3, "dtype": "int64"}'
 
 
 # Names that mean harm
@@ -740,7 +742,7 @@ def test_names_are_text_wherever_they_stand() -> None:
 def test_marks_that_turn_or_hide_text_are_shown() -> None:
     found = document(pair("fl\u202eax\x00\x1b", apart("values")))
     assert read(found).one("h1").text == r"They do not agree: fl\u202eax\u0000\u001b differs from torch in values"
-    as_html(document(pair("\ud800", apart("values")))).encode()
+    to_html(document(pair("\ud800", apart("values")))).encode()
 
 
 def test_text_from_right_to_left_stays_by_itself() -> None:
@@ -793,7 +795,7 @@ def look(browser: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
     def opened(found: dict[str, Any], size: str = "desktop", scheme: str = "light") -> Chrome:
         path = folder / "page.html"
-        path.write_text(as_html(found), "utf-8")
+        path.write_text(to_html(found), "utf-8")
         width, height = SIZES[size]
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"}
         features = [{"name": "prefers-color-scheme", "value": scheme}]

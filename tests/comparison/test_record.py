@@ -23,13 +23,13 @@ from multiparam.cli.commands import app
 from multiparam.comparison import recording as recordings
 from multiparam.comparison.networks import (
     judge_networks,
-    of_files,
+    open_network_files,
     open_networks,
     record_networks,
     write_networks,
 )
-from multiparam.comparison.recording import KEY, open_recording, opened
-from multiparam.comparison.reports.documents import as_json
+from multiparam.comparison.recording import KEY, open_recording, open_subjects
+from multiparam.comparison.reports.json import to_document
 from multiparam.comparison.schemas import problems
 from multiparam.core.state import spec
 from multiparam.weights.safetensors import Tensor, TensorFile, write_safetensors
@@ -53,7 +53,7 @@ def built(backend: str, **changes: Any) -> mp.Model:
 
 def plain(found: Any) -> dict[str, Any]:
     """A comparison without what says where its sides come from."""
-    data = json.loads(json.dumps(as_json(found)))
+    data = json.loads(json.dumps(to_document(found)))
     for name in ("environments", "options"):
         del data[name]
     for said in data["models"].values():
@@ -93,7 +93,7 @@ def test_each_model_is_held_against_its_own_golden_one(tmp_path: Path) -> None:
     assert mp.compare(models, against=golden).agrees
     swapped = {"small": models["other"], "other": models["small"]}
     assert not any(pair.agrees for pair in mp.compare(swapped, against=golden).pairs)
-    names = [each.name for each in opened("g", golden)]
+    names = [each.name for each in open_subjects("g", golden)]
     assert names == ["small@g", "other@g"]
 
 
@@ -153,7 +153,7 @@ def test_a_recording_is_of_its_own_inputs_and_objective(tmp_path: Path) -> None:
 
 def test_only_the_layers_asked_for_are_in_it(tmp_path: Path) -> None:
     path = mp.record(tmp_path / "run.safetensors", built("torch"), X, layers=["4", "6"])
-    assert opened("run", path)[0].passes["float64"]()[1].layers == ["4", "6"]
+    assert open_subjects("run", path)[0].passes["float64"]()[1].layers == ["4", "6"]
     found = mp.compare({"a": built("torch"), "b": built("torch")}, X, layers=["4"])
     assert [layer.name for layer in found.pairs[0].layers[""]] == ["4"]
 
@@ -168,11 +168,11 @@ def test_equal_arrays_are_in_it_once(tmp_path: Path) -> None:
 
 
 def test_names_that_look_like_places_stay_apart(tmp_path: Path) -> None:
-    arrays = recordings.Arrays()
-    said = [arrays.put({"b": np.ones(1)}, "a"), arrays.put(np.zeros(1), "a/b"), arrays.put(np.ones(1), "c")]
-    arrays.write(tmp_path / "run.safetensors", {"said": said})
+    writer = recordings.RecordingWriter()
+    values = [writer.add({"b": np.ones(1)}, "a"), writer.add(np.zeros(1), "a/b"), writer.add(np.ones(1), "c")]
+    writer.write(tmp_path / "run.safetensors", {"values": values})
     with TensorFile(tmp_path / "run.safetensors") as file:
-        assert [recordings.loaded(each, file) for each in said] == [{"b": 1.0}, 0.0, 1.0]
+        assert [recordings.load_arrays(each, file) for each in values] == [{"b": 1.0}, 0.0, 1.0]
 
 
 # -- files that are not what they should be
@@ -219,7 +219,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_document_that_is_not_right_is_said(recording: Path, change: Any, said: str) -> None:
     broken = rewritten(recording, lambda d: change(d) and None)
     with pytest.raises(errors.FileError, match=said):
-        opened("run", broken)
+        open_subjects("run", broken)
 
 
 def places(thing: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -249,16 +249,16 @@ def test_any_other_document_is_judged_or_refused(recording: Path, data: st.DataO
         broken = rewritten(source, changed, Path(folder) / "other.safetensors")
         try:
             if which == "models":
-                as_json(mp.compare({"a": broken, "b": recording}))
+                to_document(mp.compare({"a": broken, "b": recording}))
             else:
-                as_json(judge_networks(of_files([GOLDEN, broken])[0], {}))
+                to_document(judge_networks(open_network_files([GOLDEN, broken])[0], {}))
         except errors.MultiparamError:
             pass
 
 
 def test_a_minor_version_and_keys_to_come_are_read(recording: Path) -> None:
     newer = rewritten(recording, lambda d: d.update(format="1.7", weather="fine"))
-    assert [each.model for each in opened("run", newer)] == ["model"]
+    assert [each.model for each in open_subjects("run", newer)] == ["model"]
 
 
 def test_a_weight_file_and_a_damaged_one_are_no_recordings(recording: Path, tmp_path: Path) -> None:
@@ -297,10 +297,10 @@ def test_networks_from_files_are_judged_as_live_ones_are(tmp_path: Path) -> None
     live = judge_networks(runs, {})
     for name in names:
         write_networks(tmp_path / f"{name}.safetensors", [run for run in runs if run.backend == name], **QUICK)
-    found, options, environments = of_files([tmp_path / f"{name}.safetensors" for name in names])
+    found, options, environments = open_network_files([tmp_path / f"{name}.safetensors" for name in names])
     again = judge_networks(found, {}, environments)
     assert options == QUICK and live.agrees and plain(again) == plain(live)
-    twice, _, _ = of_files([tmp_path / "torch.safetensors", tmp_path / "torch.safetensors"])
+    twice, _, _ = open_network_files([tmp_path / "torch.safetensors", tmp_path / "torch.safetensors"])
     assert {run.column for run in twice} == {"torch"}
 
 

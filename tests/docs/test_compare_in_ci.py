@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import multiparam as mp
 from multiparam.cli.commands import app
-from multiparam.comparison.config import read
+from multiparam.comparison.config import read_config
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compare-in-ci.md").read_text()
@@ -65,7 +65,7 @@ def test_every_command_of_the_page_does_what_it_says(folder: Path) -> None:
 
 
 def test_the_expected_difference_of_the_page_is_strict(folder: Path) -> None:
-    assert [each.reason for each in read(Path("expected.toml")).expected] == ["as published; see the model card"]
+    assert [each.reason for each in read_config(Path("expected.toml")).expected] == ["as published; see the model card"]
     code, text = run(["compare", "expected.toml"])
     assert code == 1 and "take it out of the file" in text
     theirs = Path("theirs.py")

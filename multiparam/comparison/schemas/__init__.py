@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache
 from importlib import resources
+from types import ModuleType
 from typing import Any
 
+from ...core.packages import require
 
-@lru_cache
+
+@cache
 def schema(name: str) -> dict[str, Any]:
     """A schema by its name: ``"comparison"``, ``"recording"`` or ``"compare"``.
 
@@ -22,7 +25,10 @@ def schema(name: str) -> dict[str, Any]:
 
 def problems(document: Any, name: str) -> list[str]:
     """What is wrong with a document, each with its place."""
-    from jsonschema import Draft202012Validator
+    errors = jsonschema().Draft202012Validator(schema(name)).iter_errors(document)
+    return [f"{error.json_path}: {error.message}" for error in errors]
 
-    found = Draft202012Validator(schema(name)).iter_errors(document)
-    return [f"{error.json_path}: {error.message}" for error in found]
+
+def jsonschema() -> ModuleType:
+    """The package. Raises PackageMissing without it."""
+    return require("jsonschema", "Reading a recording or a file for compare", 'pip install "multiparam[cli]"')

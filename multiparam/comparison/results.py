@@ -1,0 +1,112 @@
+"""What a comparison gives: the checks of each pair, where it first parted, and known causes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..transfers.plan import Plan
+from .divergence import LayerDistance
+from .judge import Check
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How the values, or gradients, of a parameter are distributed in both models: counts in equal bins."""
+
+    parameter: str
+    reference: str
+    what: str
+    low: float
+    high: float
+    reference_counts: Sequence[int]
+    counts: Sequence[int]
+
+
+@dataclass
+class Pair:
+    """One candidate against the reference.
+
+    ``layers`` and ``first`` are by network, which has a name only where the networks built in are compared.
+
+    Attributes:
+        name: The candidate's name.
+        checks: What was checked, with each verdict.
+        layers: network -> the distances of each layer that was followed, in the reference's order of execution.
+        first: network -> which of its layers is the first to part.
+        dtype: In whose eps the distances of layers are.
+        parted: Where the two first part, in words; empty where they do not.
+        hints: Known causes.
+        histograms: Of values and gradients, where they were asked for.
+        plan: Which of the reference's parameters is which of the candidate's; None for the networks built in.
+    """
+
+    name: str
+    checks: list[Check] = field(default_factory=list)
+    layers: dict[str, list[LayerDistance]] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
+    dtype: str = "float64"
+    parted: str = ""
+    hints: list[str] = field(default_factory=list)
+    histograms: list[Histogram] = field(default_factory=list)
+    plan: Plan | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every check holds."""
+        return all(check.agrees for check in self.checks)
+
+
+@dataclass
+class Comparison:
+    """What :func:`multiparam.compare` gives: ``print`` it, or ask whether it ``agrees``, and where a pair ``parted``.
+
+    Attributes:
+        reference: The reference's name.
+        pairs: One for each candidate.
+        bounds: What distances were held under, in eps, by kind.
+        models: name -> backend, version, title, number of parameters, and the recording it is from.
+        environments: Python, platform and packages where models were run.
+        options: What they were run on, and how they were trained, as plain data.
+    """
+
+    reference: str
+    pairs: list[Pair]
+    bounds: Mapping[str, float]
+    models: Mapping[str, Mapping[str, Any]]
+    environments: Sequence[Mapping[str, Any]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def checks(self) -> list[Check]:
+        """All checks of all pairs."""
+        return [check for pair in self.pairs for check in pair.checks]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every check holds."""
+        return all(pair.agrees for pair in self.pairs)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Backend -> its version, or versions."""
+        by_backend: dict[str, list[str]] = {}
+        for model in self.models.values():
+            by_backend.setdefault(model["backend"], []).append(model["version"])
+        return {backend: " and ".join(dict.fromkeys(versions)) for backend, versions in by_backend.items()}
+
+    def __str__(self) -> str:
+        return "\n".join(line for pair in self.pairs for line in _lines(pair, self.reference))
+
+
+def _lines(pair: Pair, reference: str) -> Iterator[str]:
+    yield f"{pair.name} {'agrees' if pair.agrees else 'DISAGREES'} with {reference}"
+    for check in pair.checks:
+        eps = "" if check.distance is None else f"{check.distance:.3g} eps of {check.dtype} (bound {check.bound:g})"
+        expected = f"expected: {check.expected}" if check.expected else ""
+        notes = " ".join(filter(None, (eps, check.detail, expected)))
+        yield f"  {'ok ' if check.agrees else 'NOT'} {check.check}" + (f": {notes}" if notes else "")
+    if pair.parted:
+        yield f"  They part first {pair.parted}."
+    yield from (f"  Hint: {hint}." for hint in pair.hints)
