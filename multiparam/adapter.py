@@ -15,7 +15,7 @@ from __future__ import annotations
 from . import nn, paths
 from .core.arrays import contiguous, numpy_dtype
 from .core.composite import Composite, Leaf, attention, fold, gates
-from .core.identity import LayerNames, Storages, watch_calls
+from .core.identity import LayerNames, Place, Storages, walk, watch_calls
 from .core.layers import (
     GATED,
     KINDS,
@@ -31,6 +31,20 @@ from .core.layers import (
 from .core.layouts import Layout, axes, inverse, join, permutation
 from .core.protocol import Activation, Adapter, Array, Host, NativeOptimizer, Piece, Run, Slot, Storage
 from .core.registry import BackendInfo
+from .core.state import ArraySpec
+from .errors import (
+    DtypeError,
+    FileError,
+    InvalidArgument,
+    MultiparamWarning,
+    PackageMissing,
+    ShapeError,
+    TieError,
+    UnknownShapes,
+    Unrecognised,
+    Unsupported,
+    UnsupportedAttribute,
+)
 from .weights.formats import Stamp, flatten
 
 __all__ = [
@@ -40,22 +54,35 @@ __all__ = [
     "Activation",
     "Adapter",
     "Array",
+    "ArraySpec",
     "BackendInfo",
     "ByClass",
     "Composite",
+    "DtypeError",
+    "FileError",
     "Host",
+    "InvalidArgument",
     "LayerNames",
     "Layers",
     "Layout",
     "Leaf",
     "LeafNames",
+    "MultiparamWarning",
     "NativeOptimizer",
+    "PackageMissing",
     "Piece",
+    "Place",
     "Run",
+    "ShapeError",
     "Slot",
     "Stamp",
     "Storage",
     "Storages",
+    "TieError",
+    "UnknownShapes",
+    "Unrecognised",
+    "Unsupported",
+    "UnsupportedAttribute",
     "attention",
     "axes",
     "contiguous",
@@ -72,5 +99,6 @@ __all__ = [
     "per_axis",
     "permutation",
     "rank",
+    "walk",
     "watch_calls",
 ]

@@ -1,4 +1,4 @@
-"""One storage per native object, the same at each look, and the names of layers: what adapters need to walk models."""
+"""What adapters need to walk models: the layers with their paths, one storage per native object, and layers' names."""
 
 from __future__ import annotations
 
@@ -6,9 +6,34 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from .. import paths
 from .protocol import Activation, Slot
 
 S = TypeVar("S")
+Place = tuple[paths.Path, tuple[int, ...], Any]  # path, positions, layer
+
+
+def walk(layer: Any, children: Callable[[Any], Iterable[tuple[str, Any]]]) -> Iterator[Place]:
+    """Every use of every layer below one, itself first, in definition order; a layer used twice comes twice.
+
+    Args:
+        layer: The root, whose path is empty.
+        children: ``children(layer)`` gives each child's name and the child; None in its place counts as a position,
+            and is not walked.
+
+    Returns:
+        Path, positions and layer of each place.
+
+    >>> tree = {"a": {}, "b": None, "c": {"d": {}}}
+    >>> [(path, positions) for path, positions, _ in walk(tree, dict.items)]
+    [((), ()), (('a',), (0,)), (('c',), (2,)), (('c', 'd'), (2, 0))]
+    """
+    stack: list[Place] = [((), (), layer)]
+    while stack:
+        path, positions, layer = stack.pop()
+        yield path, positions, layer
+        below = [((*path, name), (*positions, i), child) for i, (name, child) in enumerate(children(layer))]
+        stack += (place for place in reversed(below) if place[2] is not None)
 
 
 class Storages(Generic[S]):
@@ -49,7 +74,7 @@ class LayerNames:
     """The names of layers by identity; one that is used at several positions has several, given out in turn.
 
     >>> layer = object()
-    >>> names = Names([("0", layer), ("2", layer)])
+    >>> names = LayerNames([("0", layer), ("2", layer)])
     >>> names.next(layer), names.next(layer), names.next(layer)
     ('0', '2', '0')
     """
@@ -62,6 +87,12 @@ class LayerNames:
             kept[id(layer)] = layer
         self.layers = list(kept.values())
         self._count: dict[int, int] = {}
+
+    @classmethod
+    def of_slots(cls, slots: Iterable[Slot], places: Iterable[Place]) -> LayerNames:
+        """The names of those layers that hold slots, of all that :func:`walk` finds."""
+        holders = {slot.path[:-1] for slot in slots}
+        return cls((paths.text(path), layer) for path, _, layer in places if path in holders)
 
     def __contains__(self, layer: object) -> bool:
         return id(layer) in self._names
