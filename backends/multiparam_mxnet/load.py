@@ -44,7 +44,7 @@ REMOVED: dict[str, Any] = {
     "round_": numpy.round,
     "in1d": lambda a, b, *args, **kw: numpy.isin(numpy.ravel(a), b, *args, **kw),
     "msort": lambda a: numpy.sort(a, axis=0),
-    "trapz": lambda *args, **kw: numpy.trapezoid(*args, **kw),
+    "trapz": lambda *args, **kw: vars(numpy)["trapezoid"](*args, **kw),  # numpy 1 has no trapezoid, and keeps trapz
     **dict.fromkeys(("mirr", "npv", "pmt", "ppmt", "pv", "rate"), _moved),
 }
 
@@ -62,7 +62,7 @@ def _numpy_for_mxnet() -> types.ModuleType:
     return module
 
 
-def load() -> types.ModuleType:
+def load() -> Any:
     """The ``mxnet`` module, imported on the first call.
 
     Raises whatever MXNet's own import raises when it is missing or broken.
@@ -75,8 +75,8 @@ def load() -> types.ModuleType:
 
         def scoped(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
             module = original(name, globals, locals, fromlist, level)
-            asker = (globals or {}).get("__name__") or ""
-            return stand_in if module is numpy and asker.partition(".")[0] == "mxnet" else module
+            importer = (globals or {}).get("__name__") or ""
+            return stand_in if module is numpy and importer.partition(".")[0] == "mxnet" else module
 
         builtins.__import__ = scoped
         try:

@@ -1121,7 +1121,7 @@ def test_two_heads_on_one_embedding(main: Any) -> None:
 def test_a_second_tie_of_the_same_two_changes_nothing(main: Any, sizes: Any) -> None:
     s = tied(main(sizes), ONE)
     objects = {name: s[name] for name in s.truth.names}
-    version = s.net._version
+    version = s.net._store.version
     for target, source, transpose in [
         *ONE,
         (ENC, DEC, True),
@@ -1130,7 +1130,7 @@ def test_a_second_tie_of_the_same_two_changes_nothing(main: Any, sizes: Any) -> 
         (DEC, DEC, False),
     ]:
         assert s.tie(target, source, transpose) is objects[target]
-    assert s.net._version == version
+    assert s.net._store.version == version
     s.check()
 
 
