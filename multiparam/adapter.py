@@ -15,7 +15,7 @@ from __future__ import annotations
 from . import nn, paths
 from .core.arrays import contiguous, numpy_dtype
 from .core.composite import Composite, Leaf, attention, fold, gates
-from .core.identity import LayerNames, Place, Storages, walk, watch_calls
+from .core.identity import LayerNames, Place, Storages, hook_calls, walk, watch_calls
 from .core.layers import (
     GATED,
     KINDS,
@@ -89,6 +89,7 @@ __all__ = [
     "flatten",
     "fold",
     "gates",
+    "hook_calls",
     "inverse",
     "join",
     "momentum_from_decay",

@@ -11,7 +11,8 @@ import numpy as np
 from multiparam.adapter import Adapter, UnknownShapes, Unrecognised, Unsupported, nn
 
 from .build import make
-from .host import GluonHost, blocks
+from .host import GluonHost
+from .layers import blocks
 from .load import load
 from .storage import TiedView, from_numpy, is_np, namespace
 
@@ -82,15 +83,14 @@ class MxnetAdapter(Adapter):
         def fill(storage: Any, seed: int) -> None:
             mx.random.seed(seed)
             # By its name alone an initializer fills some arrays with zeros or ones; "__init__" asks for itself.
-            description = mx.init.InitDesc(storage.native.name, {"__init__": function})
-            function(description, storage.native.data())
+            function(mx.init.InitDesc(storage.native.name, {"__init__": function}), storage.native.data())
 
         return fill
 
 
 @functools.cache
 def _cross_entropy(np_kind: bool) -> Any:
-    """Gluon's own, compiled; one for each kind of arrays, since a compiled block keeps the kind it first saw."""
+    """Gluon's own, compiled; one for each kind of arrays."""
     loss = mx.gluon.loss.SoftmaxCrossEntropyLoss()
     loss.hybridize()
     return loss

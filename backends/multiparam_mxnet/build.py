@@ -20,7 +20,7 @@ AVG_POOLS = (gnn.AvgPool1D, gnn.AvgPool2D, gnn.AvgPool3D)
 ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
 
 
-class Residual(gnn.HybridBlock):  # type: ignore[misc]
+class Residual(gnn.HybridBlock):  # type: ignore[misc,name-defined]
     """``x + body(x)``."""
 
     def __init__(self, body: Any) -> None:

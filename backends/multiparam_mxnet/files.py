@@ -22,10 +22,7 @@ from multiparam.adapter import ArraySpec, FileError, Host, InvalidArgument, Stam
 LIST, V1, V2, V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA  # V3: numpy's shapes, where () is a scalar
 DENSE = 0
 CPU = (1, 0)  # the kind of device, and which
-DTYPES = (
-    "float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool", "int16", "uint16", "uint32", "uint64",
-    "bfloat16",
-)  # fmt: skip
+DTYPES = tuple("float32 float64 float16 uint8 int32 int8 int64 bool int16 uint16 uint32 uint64 bfloat16".split())
 SIZES = dict(zip(DTYPES, (4, 8, 2, 1, 4, 1, 8, 1, 2, 2, 4, 8, 2), strict=True))
 LONGEST_NAME = 1 << 16
 
@@ -148,7 +145,9 @@ def write(source: Host | Mapping[str, np.ndarray], path: Path) -> None:
     with open(path, "wb") as file:
         file.write(struct.pack("<3q", LIST, 0, len(source)))
         for name, array in source.items():
-            _check(name, array)
+            if array.dtype.name not in DTYPES:
+                known = ", ".join(DTYPES)
+                raise InvalidArgument(f"{name!r} is {array.dtype}, which MXNet has not. It knows {known}.")
             # An array without axes, or without elements, has a shape only under numpy's rules: npx.set_np()
             magic = V2 if array.ndim and array.size else V3
             file.write(struct.pack("<Ii", magic, DENSE))
@@ -159,8 +158,3 @@ def write(source: Host | Mapping[str, np.ndarray], path: Path) -> None:
         for name in source:
             data = name.encode()
             file.write(struct.pack("<q", len(data)) + data)
-
-
-def _check(name: str, array: np.ndarray) -> None:
-    if array.dtype.name not in DTYPES:
-        raise InvalidArgument(f"{name!r} is {array.dtype}, which MXNet has not. It knows {', '.join(DTYPES)}.")

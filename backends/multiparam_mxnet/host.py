@@ -10,40 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from multiparam.adapter import (
-    Activation,
-    Host,
-    LayerNames,
-    Layout,
-    Place,
-    Run,
-    Slot,
-    Storages,
-    Unsupported,
-    rank,
-    walk,
-)
+from multiparam.adapter import Activation, Host, LayerNames, Layout, Run, Slot, Storages, Unsupported, hook_calls, rank
 
-from .layers import LAYERS, RECURRENT_BLOCKS, RUNNING, channels_last, leaf_names
+from .layers import LAYERS, RECURRENT_BLOCKS, blocks, channels_last, leaf_names, places
 from .load import load
-from .storage import GluonStorage, TiedView, namespace
-from .training import GluonOptimizer, frozen_neighbours, mark_for_gradients, renew_gradients
+from .storage import GluonStorage, TiedView, is_np, namespace
 
 mx = load()
 autograd, gluon = mx.autograd, mx.gluon
 
 EPS_IN_FLOAT32 = (gluon.nn.LayerNorm, gluon.nn.GroupNorm, gluon.nn.InstanceNorm)
 _copies = itertools.count()
-
-
-def places(block: Any) -> Iterator[Place]:
-    """Every use of every block below one."""
-    return walk(block, lambda block: block._children.items())
-
-
-def blocks(block: Any) -> list[Any]:
-    """Every use of every block below one, without paths."""
-    return [each for _, _, each in places(block)]
 
 
 def _with_exact_eps(block: Any) -> Callable[..., Any]:
@@ -82,7 +59,7 @@ class GluonHost(Host):
             source, view = (parameter.source, parameter.view) if isinstance(parameter, TiedView) else (parameter, None)
             storage = self._storages.of(source, GluonStorage)
             name, layout = LAYERS.canonical(cls, leaf, parameter.shape or (), names)
-            buffer = leaf in RUNNING or isinstance(parameter, gluon.Constant)
+            buffer = leaf in ("running_mean", "running_var") or isinstance(parameter, gluon.Constant)
             own.append(Slot((*path, name), positions, kind, storage, layout, block, leaf, buffer, view))
         if isinstance(block, RECURRENT_BLOCKS):  # Gluon lists all weights of all its layers first
             own.sort(key=lambda slot: rank(kind, slot.path[-1]))
@@ -93,13 +70,11 @@ class GluonHost(Host):
         return "last" if any(map(channels_last, blocks(self.native))) else "first"
 
     def in_float64(self) -> AbstractContextManager[None] | None:
-        if any(slot.storage.dtype != "float32" for slot in self.slots()):
-            return None
-        return self._doubled()
+        return self._doubled() if all(slot.storage.dtype == "float32" for slot in self.slots()) else None
 
     @contextmanager
     def _doubled(self) -> Iterator[None]:
-        norms = [block for block in blocks(self.native) if isinstance(block, EPS_IN_FLOAT32)]
+        norms = blocks(self.native, EPS_IN_FLOAT32)
         self.native.cast("float64")
         try:
             for block in norms:
@@ -112,23 +87,15 @@ class GluonHost(Host):
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
         names = LayerNames.of_slots(self.slots(), places(self.native))
-        active = [(block, block._active) for block in self._hybrid_blocks()]
-        handles = [
-            block.register_forward_hook(lambda block, *call: on_call(Activation(names.next(block), *call)))
-            for block in names.layers
-        ]
+        active = [(block, block._active) for block in blocks(self.native, gluon.HybridBlock)]
         try:
             for block, _ in active:  # a compiled graph calls no hooks
                 block._active = False
-            return self.call(inputs, {}, False)
+            with hook_calls(names, on_call):
+                return self.call(inputs, {}, False)
         finally:
-            for handle in handles:
-                handle.detach()
             for block, was_active in active:
                 block._active = was_active
-
-    def _hybrid_blocks(self) -> list[Any]:
-        return [block for block in blocks(self.native) if isinstance(block, gluon.HybridBlock)]
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.options_layer)
@@ -150,7 +117,7 @@ class GluonHost(Host):
         block._params._params.clear()
         block._params._params.update(entries)
         self._storages.add(storage)
-        for each in self._hybrid_blocks():  # a compiled graph would go on using the old one
+        for each in blocks(self.native, gluon.HybridBlock):  # a compiled graph would go on using the old one
             each._clear_cached_op()
 
     def copy(self, storage: Any, view: Layout | None = None) -> GluonStorage:
@@ -168,7 +135,9 @@ class GluonHost(Host):
 
         def step(*batch: Any) -> tuple[Any, list[Any]]:
             renew_gradients(parameters)
-            mark_for_gradients(neighbours)
+            for parameter in neighbours:
+                arrays = parameter._data
+                autograd.mark_variables(arrays, [_empty_like(a) for a in arrays], ["write"] * len(arrays))
             with autograd.record(train_mode=train):
                 loss = run(self, *batch)
             loss.backward(train_mode=train)
@@ -184,3 +153,119 @@ class GluonHost(Host):
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> GluonOptimizer:
         return GluonOptimizer(name, options, storages)
+
+
+def frozen_neighbours(slots: Sequence[Slot], storages: Sequence[Any]) -> list[Any]:
+    """Frozen parameters of blocks that have others to differentiate. MXNet 1.9.1 writes no gradient of a bias in
+    float32 where it is to write none of the weight, so these get one that is thrown away."""
+    wanted = {id(storage) for storage in storages}
+    parameters = [slot for slot in slots if not slot.buffer]
+    owners = {id(slot.owner) for slot in parameters if id(slot.storage) in wanted}
+    frozen = [slot.storage for slot in parameters if id(slot.owner) in owners and not slot.storage.trainable]
+    return list({id(each): each.native for each in frozen if each.native._differentiable}.values())
+
+
+def renew_gradients(parameters: Sequence[Any]) -> None:
+    """Give parameters new arrays for their gradients: backward overwrites them, and an earlier step's result must
+    not change. Cheaper than copying every result, since nothing is filled or copied."""
+    data, grads, requests = [], [], []
+    for parameter in parameters:
+        old = parameter._grad
+        parameter._grad = [_empty_like(g) for g in old]
+        if parameter.grad_req == "add":
+            for g in parameter._grad:
+                g[:] = 0
+        data += parameter._data
+        grads += parameter._grad
+        requests += [parameter.grad_req] * len(old)
+    autograd.mark_variables(data, grads, requests)
+    for array in data:
+        array._fresh_grad = False
+
+
+def _empty_like(array: Any) -> Any:
+    if array.stype != "default":
+        return mx.nd.sparse.zeros(array.stype, array.shape, array.context, array.dtype)
+    new = mx.nd.empty(array.shape, array.context, array.dtype)
+    return new.as_np_ndarray() if is_np(array) else new
+
+
+class GluonOptimizer:
+    """A gluon.Trainer."""
+
+    def __init__(self, name: str, options: Mapping[str, Any], storages: Sequence[GluonStorage]) -> None:
+        native = Adam(**options) if name == "adam" else Sgd(**options)
+        self._storages = list(storages)
+        self.native = gluon.Trainer([storage.native for storage in storages], native, kvstore=None)
+
+    @property
+    def lr(self) -> float:
+        return float(self.native.learning_rate)
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        if not isinstance(self.native._optimizer, Adam):  # its velocity holds the rate, PyTorch's does not
+            for updater in self.native._updaters:
+                for state in updater.states.values():
+                    if state is not None:
+                        state *= value / self.lr
+        self.native.set_learning_rate(value)
+
+    def apply(self, storages: Sequence[Any], grads: Sequence[Any]) -> None:
+        for storage in self._storages:
+            if storage.trainable:
+                storage.native.data()._fresh_grad = False
+        for storage, grad in zip(storages, grads, strict=True):
+            own = storage.native.grad()
+            if own is not grad:
+                own[:] = grad
+            storage.mark_fresh()
+        self.native.step(1, ignore_stale_grad=True)  # it updates the fresh ones; 1: the loss is a mean already
+
+
+# The update operators of MXNet 1.9.1 take their rates as float32. For float64 parameters the two optimizers below
+# compute the same formulas by array arithmetic, which takes float64 rates; other dtypes use MXNet's operators.
+
+
+class Sgd(mx.optimizer.NAG):  # type: ignore[misc,name-defined]
+    """MXNet's SGD, with momentum of either kind. The velocity is ``-lr`` times PyTorch's."""
+
+    def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
+        super().__init__(learning_rate=lr, momentum=momentum)
+        self._nesterov = nesterov
+        self._plain = mx.optimizer.SGD(learning_rate=lr, momentum=momentum)
+
+    def update_multi_precision(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
+        if weight.dtype == np.float64:
+            change = grad * -self._get_lr(index)
+            if state is not None:
+                state[:] = state * self.momentum + change
+                change = state * self.momentum + change if self._nesterov else state
+            weight[:] = weight + change
+        elif self._nesterov:
+            super().update(index, weight, grad, state)
+        else:
+            self._plain.set_learning_rate(self.learning_rate)
+            self._plain.update([index], [weight], [grad], [state])
+
+
+class Adam(mx.optimizer.Adam):  # type: ignore[misc,name-defined]
+    """MXNet's Adam with PyTorch's eps: MXNet adds it before the bias correction, so it is scaled by that first."""
+
+    def __init__(self, lr: float, beta1: float, beta2: float, eps: float) -> None:
+        super().__init__(learning_rate=lr, beta1=beta1, beta2=beta2, epsilon=eps)
+        self._eps = eps
+
+    def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
+        t = self._index_update_count.get(index, self.begin_num_update) + 1
+        correction = math.sqrt(1 - self.beta2**t)
+        self.epsilon = self._eps * correction
+        if weight.dtype != np.float64:
+            super().update(index, weight, grad, state)
+            return
+        self._update_count(index)
+        mean, square = state
+        mean[:] = mean + (grad - mean) * (1 - self.beta1)
+        square[:] = square + (grad * grad - square) * (1 - self.beta2)
+        rate = self._get_lr(index) * correction / (1 - self.beta1**t)
+        weight[:] = weight - mean * rate / (square.sqrt() + self.epsilon)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from multiparam.adapter import GATED, Layers, LeafNames, momentum_from_decay
+from multiparam.adapter import GATED, Layers, LeafNames, Place, momentum_from_decay, walk
 
 from .load import load
 
@@ -48,8 +49,7 @@ LAYERS = Layers(
     {
         "layernorm": {"gamma": ("weight", "*"), "beta": ("bias", "*")},
         "groupnorm_by_group": {"gamma": ("weight", "G"), "beta": ("bias", "G")},
-        "instancenorm": CHANNEL_NORM,
-        "batchnorm": CHANNEL_NORM,
+        **dict.fromkeys(("instancenorm", "batchnorm"), CHANNEL_NORM),
         "prelu": {"alpha": ("weight", "C")},
     },
     {
@@ -72,14 +72,16 @@ CHANNELS_LAST: dict[str, LeafNames] = {
     "conv_transpose": {"weight": ("weight", "I*O"), "bias": ("bias", "O")},
 }
 RECURRENT_BLOCKS = (rnn.rnn_layer._RNNLayer, rnn.RecurrentCell)
-RECURRENT_NAMES = {
-    "i2h_weight": "weight_ih",
-    "h2h_weight": "weight_hh",
-    "h2r_weight": "weight_hr",
-    "i2h_bias": "bias_ih",
-    "h2h_bias": "bias_hh",
-}
-RUNNING = {"running_mean", "running_var"}
+
+
+def places(block: Any) -> Iterator[Place]:
+    """Every use of every block below one."""
+    return walk(block, lambda block: block._children.items())
+
+
+def blocks(block: Any, kind: Any = mx.gluon.Block) -> list[Any]:
+    """Those of one kind, without their paths."""
+    return [each for _, _, each in places(block) if isinstance(each, kind)]
 
 
 def channels_last(block: Any) -> bool:
@@ -99,9 +101,8 @@ def _recurrent_leaves(leaves: tuple[str, ...]) -> LeafNames:
     """Gluon's names of a recurrent layer's leaves, "l0_i2h_weight", or a cell's, "i2h_weight"."""
     names = {}
     for leaf in leaves:
-        match = re.fullmatch(r"(?:([lr])(\d+)_)?(\w+)", leaf)
-        assert match is not None
-        if match[3] in RECURRENT_NAMES:
-            ending = "" if match[1] is None else f"_l{match[2]}{'_reverse' * (match[1] == 'r')}"
-            names[leaf] = (RECURRENT_NAMES[match[3]] + ending, lambda shape: None)
+        if match := re.fullmatch(r"(?:([lr])(\d+)_)?(i2h|h2h|h2r)_(weight|bias)", leaf):
+            side, number, between, name = match.groups()
+            ending = "" if side is None else f"_l{number}{'_reverse' * (side == 'r')}"
+            names[leaf] = (f"{name}_{between.replace('2', '')}{ending}", lambda shape: None)
     return names

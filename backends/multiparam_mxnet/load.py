@@ -49,17 +49,11 @@ REMOVED: dict[str, Any] = {
 }
 
 
-def _numpy_for_mxnet() -> types.ModuleType:
+class _NumpyForMxnet(types.ModuleType):
     """A module whose attributes are numpy's own, and the removed names where numpy has none."""
-    module = types.ModuleType("numpy", "numpy, with the names MXNet 1.9.1 still reads")
 
-    def __getattr__(name: str) -> Any:
-        if name in REMOVED and name not in numpy.__dict__:
-            return REMOVED[name]
-        return getattr(numpy, name)
-
-    module.__getattr__ = __getattr__  # type: ignore[method-assign]
-    return module
+    def __getattr__(self, name: str) -> Any:
+        return REMOVED[name] if name in REMOVED and name not in vars(numpy) else getattr(numpy, name)
 
 
 def load() -> Any:
@@ -70,7 +64,7 @@ def load() -> Any:
     with _lock:
         if "mxnet" in sys.modules:
             return sys.modules["mxnet"]
-        stand_in = _numpy_for_mxnet()
+        stand_in = _NumpyForMxnet("numpy", "numpy, with the names MXNet 1.9.1 still reads")
         original = builtins.__import__
 
         def scoped(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:

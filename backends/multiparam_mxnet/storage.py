@@ -30,12 +30,15 @@ def from_numpy(array: np.ndarray, np_kind: bool) -> Any:
 
 def namespace(array: Any) -> Any:
     """Where the operations on an array, or on a symbol of one, are: its kind's own module, but for concat."""
-    api = mx.sym if isinstance(array, mx.sym.Symbol) else mx
     if is_np(array):
-        return api.np
-    api = mx.sym if api is mx.sym else mx.nd  # of its concatenate() no gradient is recorded, and concat() takes *arrays
-    join = lambda arrays, axis: api.concat(*arrays, dim=axis)  # noqa: E731
-    return SimpleNamespace(transpose=api.transpose, reshape=api.reshape, flip=api.flip, concat=join)
+        return mx.sym.np if isinstance(array, mx.sym.Symbol) else mx.np
+    F = mx.sym if isinstance(array, mx.sym.Symbol) else mx.nd
+    return SimpleNamespace(
+        transpose=F.transpose,
+        reshape=F.reshape,
+        flip=F.flip,
+        concat=lambda arrays, axis: F.concat(*arrays, dim=axis),  # concatenate() is no operator: nothing is recorded
+    )
 
 
 class GluonStorage:
@@ -44,8 +47,9 @@ class GluonStorage:
     def __init__(self, native: Any) -> None:
         self.native = native
         self._request = "write" if native.grad_req == "null" else native.grad_req
-        self._has_grad = False  # whether a backward has reached it: Gluon shows zeros before the first
-        self._grads = native._grad  # the arrays that is about: initialising again makes new ones
+        # The gradient's arrays that a backward has reached: Gluon shows zeros before the first, and makes new arrays
+        # when a parameter is initialised again.
+        self._reached: Any = None
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -65,7 +69,7 @@ class GluonStorage:
             if not flag:
                 self._request = self.native.grad_req  # "write" or "add", for when it is trained again
             self.native.grad_req = self._request if flag else "null"
-            self._has_grad = False
+            self._reached = None
 
     def read(self) -> Any:
         return self.native.data()
@@ -79,22 +83,22 @@ class GluonStorage:
                 self.native.data()[:] = from_numpy(value, is_np(self.native.data()))
 
     def grad(self) -> Any | None:
-        if not self.trainable or self.native._grad is None:
+        arrays = self.native._grad
+        if not self.trainable or arrays is None:
             return None
         grad = self.native.grad()
-        if self._grads is not self.native._grad:
-            self._grads, self._has_grad = self.native._grad, False
-        if not self._has_grad:  # the flag is down again after a Trainer's step: then non-zero values tell
-            self._has_grad = bool(self.native.data()._fresh_grad) or bool(grad.asnumpy().any())
-        return grad if self._has_grad else None
+        # The flag is down again after a Trainer's step: then non-zero values tell.
+        if self._reached is not arrays and (self.native.data()._fresh_grad or grad.asnumpy().any()):
+            self._reached = arrays
+        return grad if self._reached is arrays else None
 
     def mark_fresh(self) -> None:
         """The gradient is current, for us and for a Trainer."""
-        self._has_grad = True
+        self._reached = self.native._grad
         self.native.data()._fresh_grad = True
 
 
-class TiedView(gluon.Parameter):  # type: ignore[misc]
+class TiedView(gluon.Parameter):  # type: ignore[misc,name-defined]
     """What a block holds where a transposed tie is: another Parameter, ``source``, in this layout.
 
     Everything asked of it is asked of that one. It has no data, so no Trainer must know it: a block's own dictionary
@@ -105,6 +109,8 @@ class TiedView(gluon.Parameter):  # type: ignore[misc]
         self.source = source
         self.view = layout
         super().__init__(f"{source.name}_view", source.grad_req, layout.shape(source.shape), source.dtype)
+        # What has no array in it is the source's own answer.
+        self.list_ctx, self.reset_ctx, self.zero_grad = source.list_ctx, source.reset_ctx, source.zero_grad
 
     def _apply(self, array: Any) -> Any:
         return self.view.apply(array, namespace(array))
@@ -133,9 +139,6 @@ class TiedView(gluon.Parameter):  # type: ignore[misc]
     def list_grad(self) -> list[Any]:
         return list(map(self._apply, self.source.list_grad()))
 
-    def list_ctx(self) -> Any:
-        return self.source.list_ctx()
-
     def var(self) -> Any:
         return self._apply(self.source.var())
 
@@ -151,12 +154,6 @@ class TiedView(gluon.Parameter):  # type: ignore[misc]
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the source is initialised where it is held."""
-
-    def zero_grad(self) -> None:
-        self.source.zero_grad()
-
-    def reset_ctx(self, ctx: Any) -> None:
-        self.source.reset_ctx(ctx)
 
     def cast(self, dtype: Any) -> None:
         self.source.cast(dtype)

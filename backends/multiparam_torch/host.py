@@ -12,7 +12,7 @@ from torch import nn as tnn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, register_parametrization, remove_parametrizations
 
-from multiparam.adapter import Activation, Host, LayerNames, Layout, Run, Slot, Storages, walk
+from multiparam.adapter import Activation, Host, LayerNames, Layout, Run, Slot, Storages, hook_calls, walk
 
 from .arrays import dtype_name, from_numpy
 from .layers import LAYERS
@@ -137,17 +137,8 @@ class TorchHost(Host):
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
         names = LayerNames.of_slots(self.slots(), walk(self.native, lambda module: module._modules.items()))
-
-        def hook(module: tnn.Module, given: Any, output: Any) -> None:
-            on_call(Activation(names.next(module), given, output))
-
-        handles = [module.register_forward_hook(hook) for module in names.layers]
-        try:
-            with torch.no_grad():
-                return self.call(inputs, {}, False)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with hook_calls(names, on_call), torch.no_grad():
+            return self.call(inputs, {}, False)
 
     def in_float64(self) -> AbstractContextManager[None] | None:
         tensors = [*self.native.parameters(), *self.native.buffers()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Generic, TypeVar
 
 from .. import paths
@@ -102,6 +102,20 @@ class LayerNames:
         names, at = self._names[id(layer)], self._count.get(id(layer), 0)
         self._count[id(layer)] = at + 1
         return names[at % len(names)]
+
+
+@contextmanager
+def hook_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
+    """Where layers have ``register_forward_hook``, whose handles are context managers: it shows the calls of those in
+    ``names``."""
+
+    def hook(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        on_call(Activation(names.next(layer), inputs, output))
+
+    with ExitStack() as stack:
+        for layer in names.layers:
+            stack.enter_context(layer.register_forward_hook(hook))
+        yield
 
 
 @contextmanager
