@@ -39,8 +39,7 @@ class MxnetAdapter(Adapter):
         if not isinstance(native, mx.gluon.Block):
             raise Unrecognised(f"mp.wrap takes a gluon Block, not {type(native).__qualname__}.")
         host = GluonHost(native)
-        held = [parameter for block in blocks(native) for parameter in block._reg_params.values()]
-        parameters = [p.source if isinstance(p, TiedView) else p for p in held]
+        parameters = [p.source if isinstance(p, TiedView) else p for b in blocks(native) for p in b._reg_params.values()]
         cold = [p.name for p in parameters if p._data is None and not p._deferred_init]
         if cold:
             raise UnknownShapes(f"Parameter {cold[0]!r} is not initialised. Call net.initialize() before mp.wrap(net).")

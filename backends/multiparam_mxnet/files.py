@@ -22,8 +22,11 @@ from multiparam.adapter import ArraySpec, FileError, Host, InvalidArgument, Stam
 LIST, V1, V2, V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA  # V3: numpy's shapes, where () is a scalar
 DENSE = 0
 CPU = (1, 0)  # the kind of device, and which
-DTYPES = tuple("float32 float64 float16 uint8 int32 int8 int64 bool int16 uint16 uint32 uint64 bfloat16".split())
-SIZES = dict(zip(DTYPES, (4, 8, 2, 1, 4, 1, 8, 1, 2, 2, 4, 8, 2), strict=True))
+SIZES = {
+    "float32": 4, "float64": 8, "float16": 2, "uint8": 1, "int32": 4, "int8": 1, "int64": 8, "bool": 1,
+    "int16": 2, "uint16": 2, "uint32": 4, "uint64": 8, "bfloat16": 2,
+}  # fmt: skip
+DTYPES = tuple(SIZES)  # by the numbers that files have for them
 LONGEST_NAME = 1 << 16
 
 
@@ -155,6 +158,5 @@ def write(source: Host | Mapping[str, np.ndarray], path: Path) -> None:
             file.write(struct.pack("<3i", *CPU, DTYPES.index(array.dtype.name)))
             file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
         file.write(struct.pack("<q", len(source)))
-        for name in source:
-            data = name.encode()
+        for data in map(str.encode, source):
             file.write(struct.pack("<q", len(data)) + data)

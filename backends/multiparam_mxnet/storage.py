@@ -15,7 +15,6 @@ from multiparam.adapter import Layout, contiguous
 from .load import load
 
 mx = load()
-autograd, gluon = mx.autograd, mx.gluon
 
 
 def is_np(array: Any) -> bool:
@@ -76,7 +75,7 @@ class GluonStorage:
 
     def write(self, value: np.ndarray) -> None:
         value = value if value.flags.c_contiguous else contiguous(value)
-        with autograd.pause():
+        with mx.autograd.pause():
             try:
                 self.native.data()[:] = value
             except mx.MXNetError:  # 1.9.1: a convolution that has run keeps its weight in MKLDNN's own format
@@ -98,7 +97,7 @@ class GluonStorage:
         self.native.data()._fresh_grad = True
 
 
-class TiedView(gluon.Parameter):  # type: ignore[misc,name-defined]
+class TiedView(mx.gluon.Parameter):  # type: ignore[misc,name-defined]
     """What a block holds where a transposed tie is: another Parameter, ``source``, in this layout.
 
     Everything asked of it is asked of that one. It has no data, so no Trainer must know it: a block's own dictionary
