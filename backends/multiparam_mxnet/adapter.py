@@ -39,11 +39,11 @@ class MxnetAdapter(Adapter):
         if not isinstance(native, mx.gluon.Block):
             raise Unrecognised(f"mp.wrap takes a gluon Block, not {type(native).__qualname__}.")
         host = GluonHost(native)
-        parameters = [p.source if isinstance(p, TiedView) else p for b in blocks(native) for p in b._reg_params.values()]
-        cold = [p.name for p in parameters if p._data is None and not p._deferred_init]
+        sources = [p.source if isinstance(p, TiedView) else p for b in blocks(native) for p in b._reg_params.values()]
+        cold = [p.name for p in sources if p._data is None and not p._deferred_init]
         if cold:
             raise UnknownShapes(f"Parameter {cold[0]!r} is not initialised. Call net.initialize() before mp.wrap(net).")
-        if inputs and any(p._data is None for p in parameters):
+        if inputs and any(p._data is None for p in sources):
             with mx.autograd.pause():
                 native(*inputs)
         return host
