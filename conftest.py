@@ -13,9 +13,24 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_threads, "1")
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No test depends on time: a machine may be shared, and a deadline then says nothing of the code.
+settings.register_profile("timeless", deadline=None)
+settings.load_profile("timeless")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the kit's, which skips what is slow
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked ``quick(glob, ...)``, the parametrizations that no glob fits are slow ones."""
+    for item in items:
+        quick = item.get_closest_marker("quick")
+        if quick is not None and not any(fnmatchcase(item.callspec.id, glob) for glob in quick.args):  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What was measured of numerics and of memory; the six flavours of a small model are those of test_facts_values."""
+"""What was measured of numerics and of memory; the six flavours of a small model are those of support.small_models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapters.test_facts_values import FLAVOURS, Make, X, Y, every_flavour, in_framework, linen_net, mxnet_net, nnx_net
+from support.flavours import in_framework
+from support.small_models import FLAVOURS, Make, X, Y, every_flavour, linen_net, mxnet_net, nnx_net
 
 import multiparam as mp
 

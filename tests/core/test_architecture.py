@@ -137,6 +137,32 @@ def test_no_branch_outside_an_adapter_names_a_backend(path: Path) -> None:
     assert not BACKENDS & {value for value in compared if isinstance(value, str)}
 
 
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_no_test_imports_another(path: Path) -> None:
+    modules = {
+        node.module or ""
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and not node.level
+    }
+    assert [module for module in modules if "test_" in module] == []
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_no_test_has_a_deadline(path: Path) -> None:
+    """A shared machine may be slow at any moment; what is quick enough is measured in benchmarks/."""
+    deadlines = [
+        keyword.value
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "deadline"
+    ]
+    assert [value for value in deadlines if not (isinstance(value, ast.Constant) and value.value is None)] == []
+
+
 # -- names
 
 

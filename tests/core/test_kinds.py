@@ -172,7 +172,7 @@ def nnx(case: Case) -> mp.Model:
 def keras(case: Case) -> mp.Model:
     import keras as keras3
 
-    return mp.wrap(keras3.Sequential([case.keras(keras3.layers)]), last(case.x))[0]  # type: ignore[misc]
+    return mp.wrap(keras3.Sequential([case.keras(keras3.layers)]), last(case.x))
 
 
 def tf_keras(case: Case) -> mp.Model:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.flavours import INSTALLED
 
 import multiparam as mp
 from multiparam import nn
 from multiparam.testing.architectures import examples
 
-INSTALLED = [name for name, status in mp.backends().items() if status]
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="no backend is installed")
 
 

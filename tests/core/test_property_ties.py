@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from core.test_property import INSTALLED
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.flavours import INSTALLED
 
 import multiparam as mp
 from multiparam import nn

@@ -19,6 +19,7 @@ from support.native import multiparam_x64
 
 import multiparam as mp
 from multiparam import nn
+from multiparam.core.group import store_of
 
 State = dict[str, np.ndarray]
 Tie = tuple[str, str, bool]  # target, source, transpose
@@ -1121,7 +1122,7 @@ def test_two_heads_on_one_embedding(main: Any) -> None:
 def test_a_second_tie_of_the_same_two_changes_nothing(main: Any, sizes: Any) -> None:
     s = tied(main(sizes), ONE)
     objects = {name: s[name] for name in s.truth.names}
-    version = s.net._store.version
+    version = store_of(s.net).version
     for target, source, transpose in [
         *ONE,
         (ENC, DEC, True),
@@ -1130,7 +1131,7 @@ def test_a_second_tie_of_the_same_two_changes_nothing(main: Any, sizes: Any) -> 
         (DEC, DEC, False),
     ]:
         assert s.tie(target, source, transpose) is objects[target]
-    assert s.net._store.version == version
+    assert store_of(s.net).version == version
     s.check()
 
 

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+import multiparam as mp
+
+INSTALLED = [name for name, status in mp.backends().items() if status]
+
 
 def in_framework(name: str) -> Callable[[Any], Any]:
     """Skip without the framework, and run beside its other tests, in the worker that has imported it."""

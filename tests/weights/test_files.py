@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core.test_state import X, bits, made, refused, transposed, weights
 from support.flavours import in_framework
 from support.holders import CASES, FLAVOURS, NEEDS
 from support.interpreter import LOADED, python
+from support.states import X, bits, made, refused, transposed, weights
 
 import multiparam as mp
 from multiparam import errors, nn
