@@ -249,4 +249,5 @@ def make(node: nn.Node, build: Callable[[nn.Node], tinynet.Module], dtype: str) 
             return tinynet.Dropout(layer.p)
         case nn.GELU():
             return tinynet.GELU(layer.approximate == "tanh")
-    return getattr(tinynet, type(layer).__name__)()
+    plain: tinynet.Module = getattr(tinynet, type(layer).__name__)()
+    return plain
