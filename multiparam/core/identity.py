@@ -21,7 +21,7 @@ def walk(layer: Any, children: Callable[[Any], Iterable[tuple[str, Any]]]) -> It
         children: ``children(layer)`` gives each child's name and the child; None in its place counts as a position,
             and is not walked.
 
-    Returns:
+    Yields:
         Path, positions and layer of each place.
 
     >>> tree = {"a": {}, "b": None, "c": {"d": {}}}
@@ -39,6 +39,8 @@ def walk(layer: Any, children: Callable[[Any], Iterable[tuple[str, Any]]]) -> It
 class Storages(Generic[S]):
     """The storages a host has made, by the identity of their ``native``.
 
+    *The same native array, the same storage object* is what makes two slots a tie: an adapter asks here for each.
+
     >>> class Box:
     ...     def __init__(self, native): self.native = native
     >>> storages, native = Storages(), [1.0]
@@ -50,19 +52,39 @@ class Storages(Generic[S]):
         self._known: dict[int, Any] = {}
 
     def of(self, native: Any, make: Callable[..., S], *arguments: Any) -> S:
-        """The storage of a native object, made as ``make(native, *arguments)`` the first time."""
+        """The storage of a native object.
+
+        Args:
+            native: The framework's object, which the storage has as its ``native``.
+            make: The storage's class: ``make(native, *arguments)`` is called the first time.
+            arguments: What else it takes.
+
+        Returns:
+            The same storage at each call for one object.
+        """
         storage = self._known.get(id(native))
         if storage is None or storage.native is not native:  # a freed object's id is used again
             storage = self._known[id(native)] = make(native, *arguments)
         return storage
 
     def add(self, storage: S) -> S:
-        """Know a storage made elsewhere."""
+        """Know a storage made elsewhere, by another host of the same model.
+
+        Args:
+            storage: It, with its ``native``.
+
+        Returns:
+            The storage.
+        """
         self._known[id(storage.native)] = storage  # type: ignore[attr-defined]
         return storage
 
     def keep(self, slots: Iterable[Slot]) -> None:
-        """Forget those that no slot uses any more."""
+        """Forget those that no slot uses any more.
+
+        Args:
+            slots: All slots of the host, as :meth:`~multiparam.adapter.Host.slots` lists them.
+        """
         used = {id(slot.storage) for slot in slots}
         self._known = {key: storage for key, storage in self._known.items() if id(storage) in used}
 
@@ -81,16 +103,24 @@ class LayerNames:
 
     def __init__(self, layers: Iterable[tuple[str, Any]]) -> None:
         self._names: dict[int, list[str]] = {}
-        kept: dict[int, Any] = {}
+        layers_by_id: dict[int, Any] = {}
         for name, layer in layers:
             self._names.setdefault(id(layer), []).append(name)
-            kept[id(layer)] = layer
-        self.layers = list(kept.values())
+            layers_by_id[id(layer)] = layer
+        self.layers = list(layers_by_id.values())
         self._count: dict[int, int] = {}
 
     @classmethod
     def of_slots(cls, slots: Iterable[Slot], places: Iterable[Place]) -> LayerNames:
-        """The names of those layers that hold slots, of all that :func:`walk` finds."""
+        """The names of those layers that hold slots.
+
+        Args:
+            slots: The slots of a host.
+            places: All its layers, as :func:`walk` yields them.
+
+        Returns:
+            The names, in the order of the places.
+        """
         holders = {slot.path[:-1] for slot in slots}
         return cls((paths.text(path), layer) for path, _, layer in places if path in holders)
 
@@ -98,7 +128,14 @@ class LayerNames:
         return id(layer) in self._names
 
     def next(self, layer: Any) -> str:
-        """The name of the layer's next use."""
+        """The name of a layer's next use.
+
+        Args:
+            layer: A layer that is in here.
+
+        Returns:
+            Its name; after the last of several, the first again.
+        """
         names, at = self._names[id(layer)], self._count.get(id(layer), 0)
         self._count[id(layer)] = at + 1
         return names[at % len(names)]
@@ -106,8 +143,15 @@ class LayerNames:
 
 @contextmanager
 def hook_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
-    """Where layers have ``register_forward_hook``, whose handles are context managers: it shows the calls of those in
-    ``names``."""
+    """Show the calls of layers that have ``register_forward_hook``, whose handles are context managers.
+
+    Args:
+        names: The layers, and what they are called.
+        on_call: Is given each call inside the context, in order of execution.
+
+    Yields:
+        None; behind the context, the hooks are gone.
+    """
 
     def hook(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
         on_call(Activation(names.next(layer), inputs, output))
@@ -120,7 +164,15 @@ def hook_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iter
 
 @contextmanager
 def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
-    """Where layers call hooks of no kind: their classes' ``__call__`` shows the calls of those in ``names``."""
+    """Show the calls of layers that have no hooks: inside the context, by another ``__call__`` of their classes.
+
+    Args:
+        names: The layers, and what they are called.
+        on_call: Is given each call inside the context, in order of execution.
+
+    Yields:
+        None; behind the context, the classes are as before.
+    """
     inside: set[int] = set()
 
     def watching(original: Callable[..., Any]) -> Callable[..., Any]:
