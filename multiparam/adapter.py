@@ -16,7 +16,7 @@ from . import nn, paths
 from .core.architecture import Architecture, Node, data_permutation, infer_shapes
 from .core.arrays import contiguous, numpy_dtype
 from .core.composite import Composite, Leaf, attention, fold, gates
-from .core.identity import LayerNames, Storages, watch_calls
+from .core.identity import LayerNames, Place, Storages, hook_calls, walk, watch_calls
 from .core.layers import (
     GATED,
     KINDS,
@@ -32,6 +32,20 @@ from .core.layers import (
 from .core.layouts import Layout, axes, inverse, join, permutation
 from .core.protocol import Activation, Adapter, Array, Host, NativeOptimizer, Piece, Run, Slot, Storage
 from .core.registry import BackendInfo
+from .core.state import ArraySpec
+from .errors import (
+    DtypeError,
+    FileError,
+    InvalidArgument,
+    MultiparamWarning,
+    PackageMissing,
+    ShapeError,
+    TieError,
+    UnknownShapes,
+    Unrecognised,
+    Unsupported,
+    UnsupportedAttribute,
+)
 from .weights.formats import Stamp, flatten
 
 __all__ = [
@@ -42,23 +56,36 @@ __all__ = [
     "Adapter",
     "Architecture",
     "Array",
+    "ArraySpec",
     "BackendInfo",
     "ByClass",
     "Composite",
+    "DtypeError",
+    "FileError",
     "Host",
+    "InvalidArgument",
     "LayerNames",
     "Layers",
     "Layout",
     "Leaf",
     "LeafNames",
+    "MultiparamWarning",
     "NativeOptimizer",
     "Node",
+    "PackageMissing",
     "Piece",
+    "Place",
     "Run",
+    "ShapeError",
     "Slot",
     "Stamp",
     "Storage",
     "Storages",
+    "TieError",
+    "UnknownShapes",
+    "Unrecognised",
+    "Unsupported",
+    "UnsupportedAttribute",
     "attention",
     "axes",
     "contiguous",
@@ -67,6 +94,7 @@ __all__ = [
     "fold",
     "gates",
     "infer_shapes",
+    "hook_calls",
     "inverse",
     "join",
     "momentum_from_decay",
@@ -77,5 +105,6 @@ __all__ = [
     "per_axis",
     "permutation",
     "rank",
+    "walk",
     "watch_calls",
 ]

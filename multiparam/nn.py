@@ -139,6 +139,10 @@ class Conv(Layer):
         spatial = _windows(shape[1:], self.kernel_size, self.stride, self.padding, self.dilation, self)
         return (self.out_channels, *spatial)
 
+    def windows(self, n: int) -> tuple[Shape, Shape, Shape, Shape]:
+        """Kernel, stride, padding and dilation, one number per spatial axis."""
+        return sizes(self.kernel_size, n), sizes(self.stride, n), sizes(self.padding, n), sizes(self.dilation, n)
+
 
 @dataclass(frozen=True, eq=False)
 class _Pool(Layer):

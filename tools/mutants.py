@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module, invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -28,7 +29,7 @@ import numpy as np
 import pytest
 
 import multiparam as mp
-from multiparam import initializers, testing
+from multiparam import initializers, nn, testing
 from multiparam.core import construction, filling, group, layouts, parameter, registry, store, ties
 
 Changes = Iterable[tuple[Any, str, Any]]  # object, attribute, what it is to be
@@ -204,7 +205,7 @@ def _(a: Any) -> Changes:
 
 @fault("tie", "a transposed tie whose gradient is of one side")
 def _(a: Any) -> Changes:
-    yield a, "shown", lambda data, layout: layout.apply(a.getval(data), np)
+    yield a, "tied_view", lambda data, layout: layout.apply(a.getval(data), np)
 
 
 @fault("tie", "a wrong error for shapes that differ")
@@ -353,24 +354,32 @@ def _(a: Any) -> Changes:
     yield a.LAYERS, "of", lambda cls: "dense"
 
 
+def namespace_with(a: Any, **wrong: Any) -> Changes:
+    """The namespace of the adapter's arrays with some functions that are wrong."""
+    yield a.AutogradAdapter, "namespace", lambda self, array: SimpleNamespace(**{**vars(a.anp), **wrong})
+
+
 @fault("access", "a reshape in the other order")
 def _(a: Any) -> Changes:
-    yield a.AutogradAdapter, "reshape", staticmethod(lambda array, shape: np.reshape(array, shape, order="F"))
+    return namespace_with(a, reshape=lambda array, shape: np.reshape(array, shape, order="F"))
 
 
 @fault("access", "a flip of the first axis only")
 def _(a: Any) -> Changes:
-    yield a.AutogradAdapter, "flip", staticmethod(lambda array, axes: array[::-1])
+    return namespace_with(a, flip=lambda array, axes: array[::-1])
 
 
 @fault("access", "gates swapped: an order that is its inverse")
 def _(a: Any) -> Changes:
-    yield a.AutogradAdapter, "reorder", staticmethod(lambda array, order: array[np.argsort(order)[::-1]])
+    def inverse(xp: Any, array: Any, order: Any) -> Any:
+        return layouts.take(xp, array, order if xp is np else tuple(np.argsort(order)[::-1].tolist()))
+
+    yield layouts, "STEPS", {**layouts.STEPS, "reorder": inverse}
 
 
 @fault("access", "arrays joined along the first axis always")
 def _(a: Any) -> Changes:
-    yield a.AutogradAdapter, "concatenate", lambda self, arrays, axis: np.concatenate(list(arrays), 0)
+    return namespace_with(a, concatenate=lambda arrays, axis: np.concatenate(list(arrays), 0))
 
 
 @fault("access", "activations in the order of definition, reversed")
@@ -418,7 +427,13 @@ def _(a: Any) -> Changes:
 
 @fault("parameters", "a shared layer made twice")
 def _(a: Any) -> Changes:
-    yield a, "_build", lambda node, dtype, made: a._make(node, dtype, {})
+    def assemble(self: Any, make: Any) -> Any:
+        def build(node: Any) -> Any:
+            return make(node, build)
+
+        return build(self.root)
+
+    yield nn.Architecture, "assemble", assemble
 
 
 @fault("parameters", "a buffer listed as parameter")
@@ -896,7 +911,7 @@ def _(a: Any) -> Changes:
 @fault("grad", "a frozen parameter's gradient kept", "torch")
 def _(a: Any) -> Changes:
     flag = property(lambda self: self.native.requires_grad, lambda self, flag: self.native.requires_grad_(flag))
-    yield a.TorchStorage, "trainable", flag
+    yield import_module("multiparam_torch.host").TorchStorage, "trainable", flag
 
 
 @fault("access", "a value that the next write changes", "torch")

@@ -1,6 +1,6 @@
 """MXNet Gluon 1.9.1 for multiparam. This module imports no framework."""
 
-from multiparam.core.registry import BackendInfo
+from multiparam.adapter import BackendInfo
 
 backend = BackendInfo(
     "mxnet",
@@ -10,5 +10,5 @@ backend = BackendInfo(
     adapter="multiparam_mxnet.adapter:MxnetAdapter",
     install='pip install "multiparam[mxnet]"',
     reads={".params": "multiparam_mxnet.files:read"},
-    writes={".params": "multiparam_mxnet.writer:write"},
+    writes={".params": "multiparam_mxnet.files:write"},
 )

@@ -1,4 +1,4 @@
-"""MXNet's ``.params`` files, read without MXNet.
+"""MXNet's ``.params`` files, read and, arrays by name, written without MXNet, one array at a time.
 
 MXNet's own reader takes a file only under the shape semantics it was written with (``npx.set_np()`` or not), reads all
 of it at once, and trusts what it says. The format is a list of arrays, then their names; little endian.
@@ -10,28 +10,27 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from multiparam.core.arrays import numpy_dtype
-from multiparam.core.state import ArraySpec
-from multiparam.errors import FileError
-from multiparam.weights.formats import Stamp
+from multiparam.adapter import ArraySpec, FileError, Host, InvalidArgument, Stamp, numpy_dtype
 
 LIST, V1, V2, V3 = 0x112, 0xF993FAC8, 0xF993FAC9, 0xF993FACA  # V3: numpy's shapes, where () is a scalar
 DENSE = 0
-DTYPES = (
-    "float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool", "int16", "uint16", "uint32", "uint64",
-    "bfloat16",
-)  # fmt: skip
-SIZES = dict(zip(DTYPES, (4, 8, 2, 1, 4, 1, 8, 1, 2, 2, 4, 8, 2), strict=True))
+CPU = (1, 0)  # the kind of device, and which
+SIZES = {
+    "float32": 4, "float64": 8, "float16": 2, "uint8": 1, "int32": 4, "int8": 1, "int64": 8, "bool": 1,
+    "int16": 2, "uint16": 2, "uint32": 4, "uint64": 8, "bfloat16": 2,
+}  # fmt: skip
+DTYPES = tuple(SIZES)  # by the numbers that files have for them
 LONGEST_NAME = 1 << 16
 
 
-class Array:
+class LazyArray:
     """One array of a file, read when numpy asks for it."""
 
     def __init__(self, stamp: Stamp, start: int, shape: tuple[int, ...], dtype: str) -> None:
@@ -85,20 +84,20 @@ class _File:
         self._file.seek(at + size)
         return at
 
-    def arrays(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, LazyArray]:
         if self._number(8) != LIST or self._number(8) != 0:
             raise self._error("it does not begin as one")
-        found = [self._array() for _ in self._counted(8)]
-        names = [self._name() for _ in self._counted(8)] or [str(i) for i in range(len(found))]
+        arrays = [self._array() for _ in self._counted(8)]
+        names = [self._name() for _ in self._counted(8)] or [str(i) for i in range(len(arrays))]
         if self._file.tell() != self._size:
             raise self._error("there is something behind its end")
         bare = [name.removeprefix("arg:").removeprefix("aux:") for name in names]
-        if len(set(bare)) != len(found) or len(bare) != len(found):
-            raise self._error(f"it has {len(found)} arrays and {len(set(bare))} names")
-        return dict(zip(bare, found, strict=True))
+        if len(set(bare)) != len(arrays) or len(bare) != len(arrays):
+            raise self._error(f"it has {len(arrays)} arrays and {len(set(bare))} names")
+        return dict(zip(bare, arrays, strict=True))
 
     def _counted(self, least: int) -> Iterator[int]:
-        """As many turns as a count says; each item takes so many bytes at least."""
+        """As many indices as a count says; each item takes so many bytes at least."""
         count = self._number(8)
         if not 0 <= count <= (self._size - self._file.tell()) // least:
             raise self._error(f"it would hold {count} of something")
@@ -113,7 +112,7 @@ class _File:
         except UnicodeDecodeError:
             raise self._error("a name is no UTF-8") from None
 
-    def _array(self) -> Array:
+    def _array(self) -> LazyArray:
         magic = self._number(4) & 0xFFFFFFFF
         if magic in (V2, V3) and self._number(4) != DENSE:
             raise self._error("it holds a sparse array, which multiparam does not read")
@@ -128,7 +127,7 @@ class _File:
         if not 0 <= code < len(DTYPES):
             raise self._error(f"it holds an array of dtype number {code}")
         dtype = DTYPES[code]
-        return Array(self._stamp, self._skip(math.prod(shape) * SIZES[dtype]), shape, dtype)
+        return LazyArray(self._stamp, self._skip(math.prod(shape) * SIZES[dtype]), shape, dtype)
 
     def _shape(self, ndim: int, size: int) -> tuple[int, ...] | None:
         if ndim == -1:
@@ -139,3 +138,25 @@ class _File:
         if any(n < 0 for n in shape) or math.prod(n for n in shape if n) > 1 << 60:
             raise self._error(f"an array would have shape {shape}")
         return shape
+
+
+def write(source: Host | Mapping[str, np.ndarray], path: Path) -> None:
+    """A model as ``save_parameters`` writes it, or arrays by name, as ``mx.nd.save`` does."""
+    if not isinstance(source, Mapping):
+        source.native.save_parameters(str(path))
+        return
+    with open(path, "wb") as file:
+        file.write(struct.pack("<3q", LIST, 0, len(source)))
+        for name, array in source.items():
+            if array.dtype.name not in DTYPES:
+                known = ", ".join(DTYPES)
+                raise InvalidArgument(f"{name!r} is {array.dtype}, which MXNet has not. It knows {known}.")
+            # An array without axes, or without elements, has a shape only under numpy's rules: npx.set_np()
+            magic = V2 if array.ndim and array.size else V3
+            file.write(struct.pack("<Ii", magic, DENSE))
+            file.write(struct.pack(f"<i{array.ndim}q", array.ndim, *array.shape))
+            file.write(struct.pack("<3i", *CPU, DTYPES.index(array.dtype.name)))
+            file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+        file.write(struct.pack("<q", len(source)))
+        for data in map(str.encode, source):
+            file.write(struct.pack("<q", len(data)) + data)

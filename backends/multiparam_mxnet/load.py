@@ -44,25 +44,19 @@ REMOVED: dict[str, Any] = {
     "round_": numpy.round,
     "in1d": lambda a, b, *args, **kw: numpy.isin(numpy.ravel(a), b, *args, **kw),
     "msort": lambda a: numpy.sort(a, axis=0),
-    "trapz": lambda *args, **kw: numpy.trapezoid(*args, **kw),
+    "trapz": lambda *args, **kw: vars(numpy)["trapezoid"](*args, **kw),  # numpy 1 has no trapezoid, and keeps trapz
     **dict.fromkeys(("mirr", "npv", "pmt", "ppmt", "pv", "rate"), _moved),
 }
 
 
-def _numpy_for_mxnet() -> types.ModuleType:
+class _NumpyForMxnet(types.ModuleType):
     """A module whose attributes are numpy's own, and the removed names where numpy has none."""
-    module = types.ModuleType("numpy", "numpy, with the names MXNet 1.9.1 still reads")
 
-    def __getattr__(name: str) -> Any:
-        if name in REMOVED and name not in numpy.__dict__:
-            return REMOVED[name]
-        return getattr(numpy, name)
-
-    module.__getattr__ = __getattr__  # type: ignore[method-assign]
-    return module
+    def __getattr__(self, name: str) -> Any:
+        return REMOVED[name] if name in REMOVED and name not in vars(numpy) else getattr(numpy, name)
 
 
-def load() -> types.ModuleType:
+def load() -> Any:
     """The ``mxnet`` module, imported on the first call.
 
     Raises whatever MXNet's own import raises when it is missing or broken.
@@ -70,13 +64,13 @@ def load() -> types.ModuleType:
     with _lock:
         if "mxnet" in sys.modules:
             return sys.modules["mxnet"]
-        stand_in = _numpy_for_mxnet()
+        stand_in = _NumpyForMxnet("numpy", "numpy, with the names MXNet 1.9.1 still reads")
         original = builtins.__import__
 
         def scoped(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> Any:
             module = original(name, globals, locals, fromlist, level)
-            asker = (globals or {}).get("__name__") or ""
-            return stand_in if module is numpy and asker.partition(".")[0] == "mxnet" else module
+            importer = (globals or {}).get("__name__") or ""
+            return stand_in if module is numpy and importer.partition(".")[0] == "mxnet" else module
 
         builtins.__import__ = scoped
         try:

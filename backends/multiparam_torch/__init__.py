@@ -1,6 +1,6 @@
 """PyTorch for multiparam. This module imports no framework."""
 
-from multiparam.core.registry import BackendInfo
+from multiparam.adapter import BackendInfo
 
 backend = BackendInfo(
     "torch",
@@ -10,5 +10,5 @@ backend = BackendInfo(
     adapter="multiparam_torch.adapter:TorchAdapter",
     install='pip install "multiparam[torch]"',
     reads=dict.fromkeys((".pt", ".pth", ".bin"), "multiparam_torch.files:read"),
-    writes=dict.fromkeys((".pt", ".pth"), "multiparam_torch.writer:write"),
+    writes=dict.fromkeys((".pt", ".pth"), "multiparam_torch.files:write"),
 )

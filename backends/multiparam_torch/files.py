@@ -1,4 +1,4 @@
-"""PyTorch's weight files, without running what a pickle says."""
+"""PyTorch's weight files, read without running what a pickle says, and as ``torch.save`` writes them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from multiparam.errors import FileError
-from multiparam.weights.formats import flatten
+from multiparam.adapter import FileError, Host, flatten
+
+from .arrays import from_numpy
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -20,12 +22,22 @@ def read(path: Path) -> Mapping[str, Any]:
     """
     try:
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # the format before PyTorch 1.6 is no zip file
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # the format before PyTorch 1.6 is no zip file, which mmap needs
+            tree = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's own advice is to unpickle it
         raise FileError(
             f"{str(path)!r} is damaged, or holds more than tensors and plain data, which multiparam does not unpickle. "
             "Where you trust it, load it with PyTorch and save its state_dict()."
         ) from None
-    return flatten(found)
+    return flatten(tree)
+
+
+def write(source: Host | Mapping[str, np.ndarray], path: Path) -> None:
+    """A model's own ``state_dict()``, or a dictionary of tensors; an array under two names is stored once."""
+    if not isinstance(source, Mapping):
+        torch.save(source.native.state_dict(), path)
+        return
+    items = list(source.items())  # they stay, so that no other array gets the id of one
+    tensors = {id(array): from_numpy(array) for _, array in items}
+    torch.save({name: tensors[id(array)] for name, array in items}, path)

@@ -1,4 +1,4 @@
-"""One storage per native object, the same at each look, and the names of layers: what adapters need to walk models.
+"""What adapters need to walk models: the layers with their paths, one storage per native object, and layers' names.
 
 Identity is what ties: two places that hold one native object are one parameter, since frameworks update the object.
 Equal values say nothing, as any two zeros are equal. So the core compares storages with ``is``, and an adapter hands
@@ -8,16 +8,43 @@ out the same storage for the same object at each listing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Generic, TypeVar
 
+from .. import paths
 from .slots import Activation, Slot
 
 S = TypeVar("S")
+Place = tuple[paths.Path, tuple[int, ...], Any]  # path, positions, layer
+
+
+def walk(layer: Any, children: Callable[[Any], Iterable[tuple[str, Any]]]) -> Iterator[Place]:
+    """Every use of every layer below one, itself first, in definition order; a layer used twice comes twice.
+
+    Args:
+        layer: The root, whose path is empty.
+        children: ``children(layer)`` gives each child's name and the child; None in its place counts as a position,
+            and is not walked.
+
+    Yields:
+        Path, positions and layer of each place.
+
+    >>> tree = {"a": {}, "b": None, "c": {"d": {}}}
+    >>> [(path, positions) for path, positions, _ in walk(tree, dict.items)]
+    [((), ()), (('a',), (0,)), (('c',), (2,)), (('c', 'd'), (2, 0))]
+    """
+    stack: list[Place] = [((), (), layer)]
+    while stack:
+        path, positions, layer = stack.pop()
+        yield path, positions, layer
+        below = [((*path, name), (*positions, i), child) for i, (name, child) in enumerate(children(layer))]
+        stack += (place for place in reversed(below) if place[2] is not None)
 
 
 class Storages(Generic[S]):
     """The storages a host has made, by the identity of their ``native``.
+
+    *The same native array, the same storage object* is what makes two slots a tie: an adapter asks here for each.
 
     >>> class Box:
     ...     def __init__(self, native): self.native = native
@@ -33,12 +60,12 @@ class Storages(Generic[S]):
         """The storage of a native object.
 
         Args:
-            native: The framework's object.
-            make: ``make(native, *arguments)`` gives the storage, the first time.
-            *arguments: What ``make`` takes more.
+            native: The framework's object, which the storage has as its ``native``.
+            make: The storage's class: ``make(native, *arguments)`` is called the first time.
+            arguments: What else it takes.
 
         Returns:
-            The same storage as long as the object lives.
+            The same storage at each call for one object.
         """
         storage = self._known.get(id(native))
         if storage is None or storage.native is not native:  # a freed object's id is used again
@@ -46,10 +73,10 @@ class Storages(Generic[S]):
         return storage
 
     def add(self, storage: S) -> S:
-        """Know a storage made elsewhere.
+        """Know a storage made elsewhere, by another host of the same model.
 
         Args:
-            storage: One whose ``native`` no other has.
+            storage: It, with its ``native``.
 
         Returns:
             The storage.
@@ -61,7 +88,7 @@ class Storages(Generic[S]):
         """Forget those that no slot uses any more.
 
         Args:
-            slots: All slots of the host.
+            slots: All slots of the host, as :meth:`~multiparam.adapter.Host.slots` lists them.
         """
         used = {id(slot.storage) for slot in slots}
         self._known = {key: storage for key, storage in self._known.items() if id(storage) in used}
@@ -71,13 +98,7 @@ class Storages(Generic[S]):
 
 
 class LayerNames:
-    """The names of layers by identity; one that is used at several positions has several, given out one after another.
-
-    Args:
-        layers: (name, layer) for each use, in order.
-
-    Attributes:
-        layers: Each layer once.
+    """The names of layers by identity; one that is used at several positions has several, given out in turn.
 
     >>> layer = object()
     >>> names = LayerNames([("0", layer), ("2", layer)])
@@ -87,12 +108,26 @@ class LayerNames:
 
     def __init__(self, layers: Iterable[tuple[str, Any]]) -> None:
         self._names: dict[int, list[str]] = {}
-        by_id: dict[int, Any] = {}
+        layers_by_id: dict[int, Any] = {}
         for name, layer in layers:
             self._names.setdefault(id(layer), []).append(name)
-            by_id[id(layer)] = layer
-        self.layers = list(by_id.values())  # held, so that no id here is given to another object
+            layers_by_id[id(layer)] = layer
+        self.layers = list(layers_by_id.values())  # held, so that no id here is given to another object
         self._count: dict[int, int] = {}
+
+    @classmethod
+    def of_slots(cls, slots: Iterable[Slot], places: Iterable[Place]) -> LayerNames:
+        """The names of those layers that hold slots.
+
+        Args:
+            slots: The slots of a host.
+            places: All its layers, as :func:`walk` yields them.
+
+        Returns:
+            The names, in the order of the places.
+        """
+        holders = {slot.path[:-1] for slot in slots}
+        return cls((paths.text(path), layer) for path, _, layer in places if path in holders)
 
     def __contains__(self, layer: object) -> bool:
         return id(layer) in self._names
@@ -101,10 +136,10 @@ class LayerNames:
         """The name of a layer's next use.
 
         Args:
-            layer: One of :attr:`layers`.
+            layer: A layer that is in here.
 
         Returns:
-            Its names in order, and from the first again after the last.
+            Its name; after the last of several, the first again.
         """
         names, at = self._names[id(layer)], self._count.get(id(layer), 0)
         self._count[id(layer)] = at + 1
@@ -112,15 +147,36 @@ class LayerNames:
 
 
 @contextmanager
-def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
-    """Watch the calls of layers in a framework without hooks: inside, their classes' ``__call__`` shows them.
+def hook_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
+    """Show the calls of layers that have ``register_forward_hook``, whose handles are context managers.
 
     Args:
-        names: The layers to watch, and their names.
-        on_call: Gets each call as soon as it has run.
+        names: The layers, and what they are called.
+        on_call: Is given each call inside the context, in order of execution.
 
     Yields:
-        Nothing; the classes are as they were when the context ends.
+        None; behind the context, the hooks are gone.
+    """
+
+    def hook(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        on_call(Activation(names.next(layer), inputs, output))
+
+    with ExitStack() as stack:
+        for layer in names.layers:
+            stack.enter_context(layer.register_forward_hook(hook))
+        yield
+
+
+@contextmanager
+def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
+    """Show the calls of layers that have no hooks: inside the context, by another ``__call__`` of their classes.
+
+    Args:
+        names: The layers, and what they are called.
+        on_call: Is given each call inside the context, in order of execution.
+
+    Yields:
+        None; behind the context, the classes are as before.
     """
     inside: set[int] = set()
 
@@ -138,7 +194,6 @@ def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Ite
 
         return call
 
-    # On the class, since Python looks ``__call__`` up there and not on the object.
     classes = {type(layer) for layer in names.layers}
     before = {cls: vars(cls).get("__call__") for cls in classes}
     originals = {cls: cls.__call__ for cls in classes}

@@ -14,7 +14,7 @@ Arrays = Mapping[str, np.ndarray]
 
 def torch(arrays: Arrays) -> mp.Model:
     import torch
-    from multiparam_torch.adapter import from_numpy
+    from multiparam_torch.arrays import from_numpy
 
     module = torch.nn.Module()
     for name, array in arrays.items():

@@ -96,12 +96,12 @@ def test_what_is_declared_is_expected_to_fail_and_told(installed: Path, tmp_path
         tmp_path,
         f"""
         a.AutogradAdapter.unsupported = {{{name!r}: "not here"}}
-        make = a._make
-        def without(node, dtype, made):
+        make = a.make
+        def without(node, build, dtype):
             if isinstance(node.layer, a.{name}):
                 raise a.Unsupported("not here")
-            return make(node, dtype, made)
-        a._make = without
+            return make(node, build, dtype)
+        a.make = without
         """,
     )
     code, text = kit(tmp_path, installed, "-p", "conftest")

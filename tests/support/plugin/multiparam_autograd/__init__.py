@@ -1,6 +1,6 @@
 """tinynet for multiparam. This module imports no framework."""
 
-from multiparam.core.registry import BackendInfo
+from multiparam.adapter import BackendInfo
 
 backend = BackendInfo(
     "autograd",

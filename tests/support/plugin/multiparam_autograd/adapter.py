@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,23 @@ import numpy as np
 import tinynet
 from autograd.tracer import getval
 
-from multiparam import nn, paths
-from multiparam.core.identity import LayerNames, Storages, watch_calls
-from multiparam.core.layers import Layers
-from multiparam.core.layouts import Layout
-from multiparam.core.protocol import Activation, Adapter, Host, Run, Slot
-from multiparam.errors import Unrecognised, Unsupported
+from multiparam.adapter import (
+    Activation,
+    Adapter,
+    Host,
+    LayerNames,
+    Layers,
+    Layout,
+    Place,
+    Run,
+    Slot,
+    Storages,
+    Unrecognised,
+    Unsupported,
+    nn,
+    walk,
+    watch_calls,
+)
 
 NORM = {"scale": ("weight", "*"), "shift": ("bias", "*")}
 CHANNELS = {
@@ -90,30 +101,30 @@ class TinynetHost(Host):
         self._storages: Storages[ParameterStorage] = Storages()
 
     def slots(self) -> list[Slot]:
-        found = list(self._walk(self.native, (), ()))
-        self._storages.keep(found)
-        return found
+        slots = [self._slot(place, name) for place in self._places() for name in place[2].parameters]
+        self._storages.keep(slots)
+        return slots
 
-    def _walk(self, module: tinynet.Module, path: tuple[str, ...], positions: tuple[int, ...]) -> Iterator[Slot]:
-        kind = LAYERS.of(type(module))
-        for name, parameter in module.parameters.items():
-            view = module.views.get(name)
-            leaf, layout = LAYERS.canonical(type(module), name, parameter.data.shape)
-            yield Slot(
-                (*path, leaf), positions, kind, self._storages.of(parameter, ParameterStorage), layout, module, name,
-                isinstance(parameter, tinynet.Buffer), None if view is None else view.keywords["layout"],
-            )  # fmt: skip
-        for position, (name, child) in enumerate(module.children.items()):
-            yield from self._walk(child, (*path, name), (*positions, position))
+    def _places(self) -> list[Place]:
+        return list(walk(self.native, lambda module: module.children.items()))
+
+    def _slot(self, place: Place, name: str) -> Slot:
+        path, positions, module = place
+        parameter, kind = module.parameters[name], LAYERS.of(type(module))
+        storage = self._storages.of(parameter, ParameterStorage)
+        leaf, layout = LAYERS.canonical(type(module), name, storage.shape)
+        buffer = isinstance(parameter, tinynet.Buffer)
+        view = module.views[name].keywords["layout"] if name in module.views else None
+        return Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer, view)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
-        before = [(module, module.training) for module in self.native.modules()]
-        for module, _ in before:
+        modes = [(module, module.training) for module in self.native.modules()]
+        for module, _ in modes:
             module.training = train
         try:
             return self.native(*inputs, **kwargs)
         finally:
-            for module, mode in before:
+            for module, mode in modes:
                 module.training = mode
 
     def bind(self, slots: Sequence[Slot], storage: Any, view: Layout | None = None) -> None:
@@ -121,7 +132,7 @@ class TinynetHost(Host):
         module.parameters[name] = storage.native
         module.views.pop(name, None)
         if view is not None:
-            module.views[name] = partial(shown, layout=view)
+            module.views[name] = partial(tied_view, layout=view)
 
     def copy(self, storage: Any, view: Layout | None = None) -> ParameterStorage:
         data = storage.native.data if view is None else view.apply(storage.native.data, np)
@@ -138,27 +149,19 @@ class TinynetHost(Host):
         return step
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> Optimizer:
-        made = {"sgd": tinynet.SGD, "momentum": tinynet.Momentum, "adam": tinynet.Adam}[name]
-        return Optimizer(made([storage.native for storage in storages], **options))
+        optimizer = {"sgd": tinynet.SGD, "momentum": tinynet.Momentum, "adam": tinynet.Adam}[name]
+        return Optimizer(optimizer([storage.native for storage in storages], **options))
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
-        wanted = {slot.path[:-1] for slot in self.slots()}
-        names = LayerNames((paths.text(path), layer) for path, layer in layers(self.native, ()) if path in wanted)
-        with watch_calls(names, on_call):
+        with watch_calls(LayerNames.of_slots(self.slots(), self._places()), on_call):
             return self.call(inputs, {}, False)
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.options_layer)
 
 
-def layers(module: tinynet.Module, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], tinynet.Module]]:
-    yield path, module
-    for name, child in module.children.items():
-        yield from layers(child, (*path, name))
-
-
-def shown(data: Any, layout: Layout) -> Any:
-    """A parameter's array through a transposed tie."""
+def tied_view(data: Any, layout: Layout) -> Any:
+    """What a module with a transposed tie computes with."""
     return layout.apply(data, anp)
 
 
@@ -177,10 +180,10 @@ class Optimizer:
         self.native.lr = value
 
     def apply(self, storages: Sequence[Any], grads: Sequence[Any]) -> None:
-        given = {id(storage.native): grad for storage, grad in zip(storages, grads, strict=True)}
+        chosen = {id(storage.native): grad for storage, grad in zip(storages, grads, strict=True)}
         before = [parameter.grad for parameter in self.native.parameters]
         for parameter in self.native.parameters:
-            parameter.grad = given.get(id(parameter))
+            parameter.grad = chosen.get(id(parameter))  # tinynet leaves out what has None
         self.native.step()
         for parameter, grad in zip(self.native.parameters, before, strict=True):
             parameter.grad = grad
@@ -197,7 +200,7 @@ class AutogradAdapter(Adapter):
     def build(self, architecture: nn.Architecture, dtype: str) -> TinynetHost:
         if dtype == "bfloat16":
             raise Unsupported("NumPy has no bfloat16.")
-        return TinynetHost(_build(architecture.root, dtype, {}))
+        return TinynetHost(architecture.assemble(partial(make, dtype=dtype)))
 
     def to_numpy(self, array: Any) -> np.ndarray:
         return np.asarray(getval(array.data if isinstance(array, tinynet.Parameter) else array))
@@ -206,7 +209,7 @@ class AutogradAdapter(Adapter):
         return np.array(array)
 
     def namespace(self, array: Any) -> Any:
-        return anp
+        return anp  # what autograd traces; its arrays have no __array_namespace__
 
     def detach(self, array: Any) -> np.ndarray:
         return np.array(self.to_numpy(array))
@@ -220,27 +223,18 @@ class AutogradAdapter(Adapter):
         return anp.mean(anp.log(anp.sum(anp.exp(shifted), axis=1)) - chosen)
 
 
-def _build(node: nn.Node, dtype: str, made: dict[int, tinynet.Module]) -> tinynet.Module:
-    """A layer that is used at several places is one module."""
-    known = made.get(id(node.layer))
-    if known is None:
-        known = made[id(node.layer)] = _make(node, dtype, made)
-    return known
-
-
-def _make(node: nn.Node, dtype: str, made: dict[int, tinynet.Module]) -> tinynet.Module:
+def make(node: nn.Node, build: Callable[[nn.Node], tinynet.Module], dtype: str) -> tinynet.Module:
+    """The module of a node; ``build`` gives its children's."""
     layer, shape, n = node.layer, node.input, len(node.input) - 1
     match layer:
         case nn.Sequential():
-            children = [_build(child, dtype, made) for child in node.children]
-            return tinynet.Sequential(dict(zip(layer.names, children, strict=True)))
+            return tinynet.Sequential(dict(zip(layer.names, map(build, node.children), strict=True)))
         case nn.Residual():
-            return tinynet.Residual(_build(node.children[0], dtype, made))
+            return tinynet.Residual(build(node.children[0]))
         case nn.Linear():
             return tinynet.Linear(shape[-1], layer.out_features, layer.bias, dtype)
         case nn.Conv():
-            sizes = (nn.sizes(each, n) for each in (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
-            return tinynet.Conv(shape[0], layer.out_channels, *sizes, layer.groups, layer.bias, dtype)
+            return tinynet.Conv(shape[0], layer.out_channels, *layer.windows(n), layer.groups, layer.bias, dtype)
         case nn.MaxPool():
             return tinynet.MaxPool(*layer.windows(n))
         case nn.AvgPool():
@@ -255,4 +249,5 @@ def _make(node: nn.Node, dtype: str, made: dict[int, tinynet.Module]) -> tinynet
             return tinynet.Dropout(layer.p)
         case nn.GELU():
             return tinynet.GELU(layer.approximate == "tanh")
-    return getattr(tinynet, type(layer).__name__)()
+    plain: tinynet.Module = getattr(tinynet, type(layer).__name__)()
+    return plain

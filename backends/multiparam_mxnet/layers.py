@@ -1,0 +1,108 @@
+"""The layers of Gluon 1.9.1: their kinds, what their leaves are called and how they are laid out, their options."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from multiparam.adapter import GATED, Layers, LeafNames, Place, momentum_from_decay, walk
+
+from .load import load
+
+mx = load()
+gnn, rnn = mx.gluon.nn, mx.gluon.rnn
+
+CHANNEL_NORM = {"gamma": ("weight", "C"), "beta": ("bias", "C")}
+
+
+def _activation(block: Any) -> str:
+    return "linear" if block is None else str(getattr(block, "_act_type", type(block).__name__.lower()))
+
+
+CONV: dict[str, Any] = {
+    "stride": lambda block: tuple(block._kwargs["stride"]),
+    "padding": lambda block: tuple(block._kwargs["pad"]),
+    "dilation": lambda block: tuple(block._kwargs["dilate"]),
+    "groups": lambda block: block._kwargs["num_group"],
+    "activation": lambda block: _activation(block.act),
+}
+LAYERS = Layers(
+    {
+        gnn.Dense: "linear",
+        **dict.fromkeys((gnn.Conv1D, gnn.Conv2D, gnn.Conv3D), "conv"),
+        **dict.fromkeys((gnn.Conv1DTranspose, gnn.Conv2DTranspose, gnn.Conv3DTranspose), "conv_transpose"),
+        gnn.Embedding: "embedding",
+        gnn.PReLU: "prelu",
+        gnn.LayerNorm: "layernorm",
+        gnn.GroupNorm: "groupnorm_by_group",
+        gnn.InstanceNorm: "instancenorm",
+        gnn.BatchNorm: "batchnorm",
+        rnn.RNN: "rnn",
+        rnn.LSTM: "lstm",
+        rnn.GRU: "gru",
+        rnn.RNNCell: "rnn_cell",
+        rnn.LSTMCell: "lstm_cell",
+        rnn.GRUCell: "gru_cell",
+    },
+    {
+        "layernorm": {"gamma": ("weight", "*"), "beta": ("bias", "*")},
+        "groupnorm_by_group": {"gamma": ("weight", "G"), "beta": ("bias", "G")},
+        **dict.fromkeys(("instancenorm", "batchnorm"), CHANNEL_NORM),
+        "prelu": {"alpha": ("weight", "C")},
+    },
+    {
+        "linear": {"activation": lambda block: _activation(block.act)},
+        "conv": CONV,
+        "conv_transpose": {**CONV, "output_padding": lambda block: tuple(block._kwargs["adj"])},
+        "layernorm": {"eps": "_epsilon"},
+        "instancenorm": {"eps": "_epsilon"},
+        "batchnorm": {
+            "eps": lambda block: block._kwargs["eps"],
+            "momentum": lambda block: momentum_from_decay(block._kwargs["momentum"]),
+        },
+        "rnn": {"activation": lambda block: block._mode.removeprefix("rnn_")},
+        "rnn_cell": {"activation": "_activation"},
+        **dict.fromkeys(("lstm", "lstm_cell", "gru", "gru_cell"), GATED),
+    },
+)
+CHANNELS_LAST: dict[str, LeafNames] = {
+    "conv": {"weight": ("weight", "O*I"), "bias": ("bias", "O")},
+    "conv_transpose": {"weight": ("weight", "I*O"), "bias": ("bias", "O")},
+}
+RECURRENT_BLOCKS = (rnn.rnn_layer._RNNLayer, rnn.RecurrentCell)
+
+
+def places(block: Any) -> Iterator[Place]:
+    """Every use of every block below one."""
+    return walk(block, lambda block: block._children.items())
+
+
+def blocks(block: Any, kind: Any = mx.gluon.Block) -> list[Any]:
+    """Those of one kind, without their paths."""
+    return [each for _, _, each in places(block) if isinstance(each, kind)]
+
+
+def channels_last(block: Any) -> bool:
+    """Whether a block is a convolution over data whose channels are the last axis."""
+    return LAYERS.of(type(block)) in CHANNELS_LAST and str(block._kwargs["layout"]).endswith("C")
+
+
+def leaf_names(block: Any) -> LeafNames | None:
+    """A block's leaves, where its options decide how they are called or laid out; None: those of its kind."""
+    if isinstance(block, RECURRENT_BLOCKS):
+        return _recurrent_leaves(tuple(block._reg_params))
+    return CHANNELS_LAST[LAYERS.of(type(block))] if channels_last(block) else None
+
+
+@functools.cache
+def _recurrent_leaves(leaves: tuple[str, ...]) -> LeafNames:
+    """Gluon's names of a recurrent layer's leaves, "l0_i2h_weight", or a cell's, "i2h_weight"."""
+    names = {}
+    for leaf in leaves:
+        if match := re.fullmatch(r"(?:([lr])(\d+)_)?(i2h|h2h|h2r)_(weight|bias)", leaf):
+            side, number, between, name = match.groups()
+            ending = "" if side is None else f"_l{number}{'_reverse' * (side == 'r')}"
+            names[leaf] = (f"{name}_{between.replace('2', '')}{ending}", lambda shape: None)
+    return names

@@ -1,0 +1,261 @@
+"""A live module: a storage is a ``torch.nn.Parameter`` or a buffer; a slot is a key of a module's ``_parameters``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn as tnn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization, remove_parametrizations
+
+from multiparam.adapter import Activation, Host, LayerNames, Layout, Run, Slot, Storages, hook_calls, walk
+
+from .arrays import dtype_name, from_numpy
+from .layers import LAYERS
+
+
+class TorchStorage:
+    """A Parameter."""
+
+    __slots__ = ("native",)
+
+    def __init__(self, native: torch.Tensor) -> None:
+        self.native = native
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        return None if is_lazy(self.native) else tuple(self.native.shape)
+
+    @property
+    def dtype(self) -> str:
+        return dtype_name(self.native)
+
+    @property
+    def trainable(self) -> bool:
+        return self.native.requires_grad
+
+    @trainable.setter
+    def trainable(self, flag: bool) -> None:
+        self.native.requires_grad_(flag)
+        if not flag:
+            self.native.grad = None  # an optimizer would still follow it
+
+    def read(self) -> torch.Tensor:
+        return self.native
+
+    def write(self, value: np.ndarray) -> None:
+        with torch.no_grad():
+            self.native.copy_(from_numpy(value))
+
+    def grad(self) -> torch.Tensor | None:
+        return self.native.grad
+
+
+class TorchBuffer(TorchStorage):
+    """A buffer. ``Module.to`` puts another tensor in its place, so it is looked up each time."""
+
+    __slots__ = ("_name", "_table")
+
+    def __init__(self, native: torch.Tensor, table: dict[str, torch.Tensor], name: str) -> None:
+        self._table, self._name = table, name
+
+    @property
+    def native(self) -> torch.Tensor:  # type: ignore[override]
+        return self._table[self._name]
+
+
+class TiedView(tnn.Module):
+    """The parametrization of a transposed tie: a module computes with a layout of another's Parameter."""
+
+    def __init__(self, layout: Layout, position: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.position = position  # of the parameter among its module's, which torch forgets
+
+    def forward(self, source: torch.Tensor) -> Any:
+        return self.layout.apply(source, torch)
+
+
+def _tied_leaves(module: tnn.Module) -> list[tuple[str, TiedView, tnn.Parameter]]:
+    """A module's parameters that are transposed ties, in their order: name, view, and the Parameter it is a view of."""
+    lists = module._modules.get("parametrizations")
+    if lists is None:
+        return []
+    chains = [(name, chain) for name, chain in lists._modules.items() if isinstance(chain, ParametrizationList)]
+    tied: list[Any] = [(name, chain[0], chain.original) for name, chain in chains if isinstance(chain[0], TiedView)]
+    return sorted(tied, key=lambda leaf: leaf[1].position)
+
+
+def _unwrapped(module: tnn.Module | None) -> Any:
+    """torch.compile (2.0 and later) wraps a module; the names of parameters are the module's all the same."""
+    while module is not None and type(module).__name__ == "OptimizedModule":
+        module = module._modules["_orig_mod"]
+    return module
+
+
+def _children(module: tnn.Module) -> Iterator[tuple[str, tnn.Module | None]]:
+    tied = len(_tied_leaves(module))
+    for name, child in module._modules.items():
+        # where torch keeps parametrizations that are ours alone is no layer that the user knows
+        ours = name == "parametrizations" and child is not None and len(child._modules) == tied
+        yield name, None if ours else _unwrapped(child)
+
+
+class TorchHost(Host):
+    """A Module."""
+
+    def __init__(self, native: tnn.Module) -> None:
+        self.native = native
+        self._storages: Storages[TorchStorage] = Storages()
+
+    def slots(self) -> list[Slot]:
+        slots: list[Slot] = []
+        for path, positions, module in walk(_unwrapped(self.native), _children):
+            slots += self._own_slots(module, path, positions)
+        self._storages.keep(slots)
+        return slots
+
+    def _own_slots(self, module: tnn.Module, path: tuple[str, ...], positions: tuple[int, ...]) -> list[Slot]:
+        """A module's own parameters, then its buffers."""
+        cls = type(module)
+        kind, renamed, storages = LAYERS.of(cls), LAYERS.leaves(cls), self._storages
+
+        def slot(name: str, storage: TorchStorage, buffer: bool = False, view: Layout | None = None) -> Slot:
+            leaf, layout = LAYERS.canonical(cls, name, storage.shape or ()) if renamed else (name, None)
+            return Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer, view)
+
+        own = [slot(name, storages.of(p, TorchStorage)) for name, p in module._parameters.items() if p is not None]
+        for name, view, source in _tied_leaves(module):
+            own.insert(view.position, slot(name, storages.of(source, TorchStorage), view=view.layout))
+        table = module._buffers
+        buffers = [(name, buffer) for name, buffer in table.items() if buffer is not None]
+        return own + [slot(name, storages.of(buffer, TorchBuffer, table, name), True) for name, buffer in buffers]
+
+    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
+        names = LayerNames.of_slots(self.slots(), walk(self.native, lambda module: module._modules.items()))
+        with hook_calls(names, on_call), torch.no_grad():
+            return self.call(inputs, {}, False)
+
+    def in_float64(self) -> AbstractContextManager[None] | None:
+        tensors = [*self.native.parameters(), *self.native.buffers()]
+        if any(t.is_floating_point() and t.dtype != torch.float32 for t in tensors):
+            return None
+        return self._doubled()
+
+    @contextmanager
+    def _doubled(self) -> Iterator[None]:
+        self.native.double()
+        try:
+            yield
+        finally:
+            self.native.float()
+
+    def options(self, slot: Slot) -> Mapping[str, Any]:
+        return LAYERS.options(slot.options_layer)
+
+    def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        if self.native.training == train:  # setting the mode of each module costs more than a small network's pass
+            return self.native(*inputs, **kwargs)
+        return self._in_mode(train, self.native, *inputs, **kwargs)
+
+    def _in_mode(self, train: bool, run: Callable[..., Any], /, *inputs: Any, **kwargs: Any) -> Any:
+        """Run in a mode, then give each module back the one it had, which need not be the root's."""
+        modes = [(module, module.training) for module in self.native.modules()]
+        self.native.train(train)
+        try:
+            return run(*inputs, **kwargs)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def infer(self, inputs: tuple[Any, ...]) -> None:
+        """Let lazy modules see an input; nothing else changes."""
+        with torch.no_grad():
+            self._in_mode(False, self.native, *inputs)
+
+    def bind(self, slots: Sequence[Slot], storage: Any, view: Layout | None = None) -> None:
+        module, name = slots[0].owner, slots[0].leaf
+        table = module._parameters
+        order = list(table)  # of the parameters, those of transposed ties where they were
+        for leaf, tied, _ in _tied_leaves(module):
+            order.insert(tied.position, leaf)
+        if slots[0].view is not None:
+            # remove_parametrizations (torch 2) writes the view into the tensor it finds in the list: nobody else's
+            module.parametrizations[name].original = tnn.Parameter(slots[0].storage.native.detach().clone())
+            remove_parametrizations(module, name)
+            table.update([(leaf, table.pop(leaf)) for leaf in order if leaf in table])  # and appends the parameter
+        if view is None:
+            table[name] = storage.native
+            return
+        # unsafe: torch's check of shapes and dtypes runs on the array that is replaced in the next line
+        register_parametrization(module, name, TiedView(view, order.index(name)), unsafe=True)
+        module.parametrizations[name].original = storage.native
+
+    def copy(self, storage: Any, view: Layout | None = None) -> TorchStorage:
+        values = storage.native.detach()
+        values = values.clone() if view is None else view.apply(values, torch).clone().contiguous()
+        return self._storages.of(tnn.Parameter(values, requires_grad=storage.trainable), TorchStorage)
+
+    def gradient(
+        self, run: Run, storages: Sequence[Any], train: bool
+    ) -> Callable[..., tuple[torch.Tensor, list[torch.Tensor]]]:
+        parameters: list[torch.Tensor] = [storage.native for storage in storages]
+
+        def forward_and_backward(*batch: Any) -> torch.Tensor:
+            for parameter in parameters:
+                parameter.grad = None  # not zero_grad(): an earlier step's result must not change
+            loss: torch.Tensor = run(self, *batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+
+        def step(*batch: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+            if self.native.training == train:
+                loss = forward_and_backward(*batch)
+            else:
+                loss = self._in_mode(train, forward_and_backward, *batch)
+            grads = []
+            for parameter in parameters:
+                if parameter.grad is None:  # the loss does not depend on it
+                    parameter.grad = torch.zeros_like(parameter)
+                grads.append(parameter.grad)
+            return loss, grads
+
+        return step
+
+    def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> TorchOptimizer:
+        return TorchOptimizer(name, options, storages)
+
+
+class TorchOptimizer:
+    """One of torch.optim, over the Parameters of some storages."""
+
+    native: torch.optim.Optimizer
+
+    def __init__(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> None:
+        self._parameters = [storage.native for storage in storages]
+        lr = options["lr"]
+        if name == "adam":
+            betas = (options["beta1"], options["beta2"])
+            self.native = torch.optim.Adam(self._parameters, lr=lr, betas=betas, eps=options["eps"])
+        else:  # "sgd" has no momentum
+            momentum, nesterov = options.get("momentum", 0.0), bool(options.get("nesterov", False))
+            self.native = torch.optim.SGD(self._parameters, lr=lr, momentum=momentum, nesterov=nesterov)
+
+    @property
+    def lr(self) -> float:
+        return float(self.native.param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.native.param_groups:
+            group["lr"] = value
+
+    def apply(self, storages: Sequence[Any], grads: Sequence[torch.Tensor]) -> None:
+        chosen = {storage.native: grad for storage, grad in zip(storages, grads, strict=True)}
+        for parameter in self._parameters:
+            parameter.grad = chosen.get(parameter)  # torch.optim leaves out what has None, its momentum too
+        self.native.step()
