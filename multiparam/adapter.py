@@ -15,7 +15,7 @@ from __future__ import annotations
 from . import nn, paths
 from .core.arrays import contiguous, numpy_dtype
 from .core.composite import Composite, Leaf, attention, fold, gates
-from .core.identity import LayerNames, Storages, watch_calls
+from .core.identity import LayerNames, Storages, temporarily, watch_calls
 from .core.layers import (
     GATED,
     KINDS,
@@ -72,5 +72,6 @@ __all__ = [
     "per_axis",
     "permutation",
     "rank",
+    "temporarily",
     "watch_calls",
 ]

@@ -1,6 +1,6 @@
 """JAX with Flax, linen and NNX, for multiparam. This module imports no framework."""
 
-from multiparam.core.registry import BackendInfo
+from multiparam.adapter import BackendInfo
 
 backend = BackendInfo(
     "jax",

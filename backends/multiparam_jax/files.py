@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import serialization
 
-from multiparam.weights.formats import flatten
+from multiparam.adapter import flatten
 
 
 def read(path: Path) -> Mapping[str, Any]:

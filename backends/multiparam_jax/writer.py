@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from flax import nnx, serialization
 
-from multiparam.core.protocol import Host
+from multiparam.adapter import Host, paths
 from multiparam.errors import InvalidArgument
 
 
@@ -24,18 +23,18 @@ def _variables(net: Host) -> Any:
     """What linen's ``apply`` takes; of an NNX module the state but for random number generators, without its types."""
     if not isinstance(net.native, nnx.Module):
         return serialization.to_state_dict(net.variables)
-    return _texts(nnx.to_pure_dict(nnx.state(net.native, nnx.Not(nnx.RngState))))
+    return _keys_as_text(nnx.to_pure_dict(nnx.state(net.native, nnx.Not(nnx.RngState))))
 
 
-def _texts(tree: Any) -> Any:
+def _keys_as_text(tree: Any) -> Any:
     """Positions in lists as texts, which is how flax writes lists."""
-    return {str(key): _texts(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
+    return {str(key): _keys_as_text(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree
 
 
 def _tree(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, array in state.items():
-        *groups, leaf = re.split(r"(?<!\\)\.", name)
+        *groups, leaf = paths.segments(name)
         node: Any = tree
         for group in groups:
             node = node.setdefault(group, {})

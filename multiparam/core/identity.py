@@ -74,6 +74,33 @@ class LayerNames:
 
 
 @contextmanager
+def temporarily(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Attributes of layers set to other values for a while, whatever happens inside.
+
+    Args:
+        changes: The object, the attribute's name and its value inside.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> layer = SimpleNamespace(training=False)
+        >>> with temporarily([(layer, "training", True)]):
+        ...     layer.training
+        True
+        >>> layer.training
+        False
+    """
+    before: list[tuple[Any, str, Any]] = []
+    try:
+        for item, name, value in changes:
+            before.append((item, name, getattr(item, name)))
+            setattr(item, name, value)
+        yield
+    finally:
+        for item, name, value in reversed(before):
+            setattr(item, name, value)
+
+
+@contextmanager
 def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
     """Where layers call hooks of no kind: their classes' ``__call__`` shows the calls of those in ``names``."""
     inside: set[int] = set()
