@@ -1,6 +1,6 @@
 """TensorFlow with Keras, 3 and tf_keras 2, for multiparam. This module imports no framework."""
 
-from multiparam.core.registry import BackendInfo
+from multiparam.adapter import BackendInfo
 
 backend = BackendInfo(
     "tensorflow",
