@@ -13,7 +13,7 @@ import optax
 from flax import linen as flax_linen
 from flax import nnx as flax_nnx
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 from multiparam import nn
 from multiparam.errors import Unrecognised
 

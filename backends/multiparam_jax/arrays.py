@@ -12,7 +12,7 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 
 FLOAT32 = jnp.dtype("float32")  # equal to each of the ways to write it
 CONFIG: Any = jax.config
@@ -31,7 +31,7 @@ def scope(dtypes: Iterable[Any]) -> AbstractContextManager[Any]:
 
 
 def from_numpy(array: np.ndarray) -> jax.Array:
-    """A copy. JAX may adopt numpy memory, or copy it later: so it gets memory that nobody else can write to."""
+    """A copy. JAX may adopt numpy memory on a CPU, or copy it later: it gets memory that nobody else can write to."""
     with scope([array.dtype]):
         if array.flags.c_contiguous:
             return jnp.asarray(mpa.contiguous(array))

@@ -7,7 +7,7 @@ from typing import Any
 
 from flax import linen, nnx
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 
 LIBRARIES = (linen, nnx)
 BOTH = {

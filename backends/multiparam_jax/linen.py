@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 from multiparam.errors import ShapeError, TieError, UnknownShapes
 
 from .arrays import FLOAT32, NAMESPACE, ArrayStorage, from_numpy, in_float64, is_concrete, scope
@@ -130,7 +130,7 @@ class LinenHost(mpa.Host):
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         state = sorted({key[0] for key in self._leaves} - {"params"}) if train else []
-        rngs = kwargs.pop("rngs", None)
+        rngs = kwargs.pop("rngs", None)  # linen draws from keys it is given only: each call in training gets a new one
         if rngs is None and train:
             self._rng, key = jax.random.split(self._rng)
             rngs = {"dropout": key}

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from flax import linen
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 from multiparam.errors import UnknownShapes
 
 from .arrays import ArrayStorage, scope

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 from multiparam.errors import Unsupported
 
 from .arrays import FLOAT32, NAMESPACE, in_float64, is_concrete, scope

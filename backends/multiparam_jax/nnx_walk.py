@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import nnx
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 from multiparam.errors import UnsupportedAttribute
 
 from .arrays import NAMESPACE, ArrayStorage

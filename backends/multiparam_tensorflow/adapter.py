@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 from multiparam import nn
 from multiparam.errors import MultiparamWarning, UnknownShapes, Unrecognised
 
@@ -56,9 +56,8 @@ class TensorflowAdapter(mpa.Adapter):
         return to_numpy(array)
 
     def from_numpy(self, array: np.ndarray) -> Any:
-        if keras.backend.backend() == "tensorflow":
-            return tf.constant(array)
-        return keras.ops.convert_to_tensor(np.array(array))
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        return tf.constant(array) if on_tensorflow else keras.ops.convert_to_tensor(np.array(array))
 
     def namespace(self, array: Any) -> Any:
         return namespace(array)

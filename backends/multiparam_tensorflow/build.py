@@ -102,9 +102,8 @@ def _gelu(x: Any, tanh: bool) -> Any:
 
 
 def _pad(x: Any, padding: tuple[int, ...], value: float) -> Any:
-    if not any(padding):
-        return x
-    return ops.pad(x, [(0, 0), *((p, p) for p in padding), (0, 0)], constant_values=value)
+    widths = [(0, 0), *((p, p) for p in padding), (0, 0)]
+    return ops.pad(x, widths, constant_values=value) if any(padding) else x
 
 
 def _keras_name(node: nn.Node, number: int) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 from multiparam.errors import MultiparamWarning, Unsupported
 
 from .layers import LAYERS, composite_of, leaves_of
@@ -111,8 +111,8 @@ class KerasHost(mpa.Host):
     def bind(self, slots: Sequence[mpa.Slot], storage: Any, view: mpa.Layout | None = None) -> None:
         layer, attribute = slots[0].owner, slots[0].leaf
         old, new = slots[0].storage.native, storage.native
-        # Keras locks a built layer's attributes and lists, so what its tracker knows is changed by hand; the tracker's
-        # own replacement compares values, and would take the first of two equal variables.
+        # By hand and by identity: Keras 3 locks what a built layer holds, and its tracker's own replacement compares
+        # variables by their values.
         for group in own_lists(layer):
             group[:] = [new if v is old else v for v in group]
         for ids in getattr(getattr(layer, "_tracker", None), "stored_ids", {}).values():

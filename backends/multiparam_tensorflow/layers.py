@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 
 # Kind -> classes in both generations; by name, so that tf_keras need not be imported to recognise its layers.
 CLASSES = {
@@ -92,9 +92,8 @@ def _gru(shape: tuple[int, ...]) -> mpa.Layout:
 
 
 GRU = {"kernel": mpa.Leaf("weight_ih", _gru), "recurrent_kernel": mpa.Leaf("weight_hh", _gru)}
-GRU_AFTER = mpa.Composite(
-    "gru_cell", {**GRU, "bias": (mpa.Leaf("bias_ih", _gru, row=0), mpa.Leaf("bias_hh", _gru, row=1))}
-)
+GRU_BIASES = (mpa.Leaf("bias_ih", _gru, row=0), mpa.Leaf("bias_hh", _gru, row=1))
+GRU_AFTER = mpa.Composite("gru_cell", {**GRU, "bias": GRU_BIASES})
 GRU_BEFORE = mpa.Composite("gru_before_cell", {**GRU, "bias": mpa.Leaf("bias_ih", _gru)})
 ATTENTION = mpa.attention("query_dense", "key_dense", "value_dense", "output_dense")
 COMPOSITES = {

@@ -42,25 +42,20 @@ def adam(variable: Any, gradient: Any, mean: Any, square: Any, t: Any, lr: Any, 
 def _native(library: Any, name: str, options: Mapping[str, Any], lr: tf.Variable) -> Any:
     """An optimizer of ``library``, Keras or tf_keras, with our arithmetic."""
     base: Any = library.optimizers.Adam if name == "adam" else library.optimizers.SGD
+    three = library is keras
 
     class Optimizer(base):  # type: ignore[misc]
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any = None) -> None:
-            known = getattr(self, "_index_dict", None)  # tf_keras'
-            i = self._get_variable_index(variable) if known is None else known[self._var_key(variable)]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any = None) -> None:  # Keras 3 gives it
+            i = self._get_variable_index(variable) if three else self._index_dict[self._var_key(variable)]
             if name == "adam":
                 mean, square = tf_variable(self._momentums[i]), tf_variable(self._velocities[i])
                 adam(tf_variable(variable), gradient, mean, square, tf_variable(self.iterations) + 1, lr, options)
             else:
-                sgd(
-                    tf_variable(variable),
-                    gradient,
-                    tf_variable(self.momentums[i]) if self.momentum else None,
-                    lr,
-                    options,
-                )
+                velocity = tf_variable(self.momentums[i]) if self.momentum else None
+                sgd(tf_variable(variable), gradient, velocity, lr, options)
 
     # tf_keras would compile with XLA, where there is a GPU, what tf.function below compiles already.
-    extra = {} if library is keras else {"jit_compile": False}
+    extra = {} if three else {"jit_compile": False}
     if name == "adam":
         return Optimizer(options["lr"], options["beta1"], options["beta2"], options["eps"], **extra)
     return Optimizer(options["lr"], options.get("momentum", 0.0), bool(options.get("nesterov", False)), **extra)

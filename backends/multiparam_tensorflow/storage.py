@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 
 # TensorFlow's names for what the array API standard names.
 TENSORS = SimpleNamespace(permute_dims=tf.transpose, reshape=tf.reshape, flip=tf.reverse, concat=tf.concat)

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from multiparam import adapter as mpa
+import multiparam.adapter as mpa
 from multiparam.errors import Unsupported
 
 from .layers import ROOTS
