@@ -16,7 +16,7 @@ from . import nn, paths
 from .core.architecture import Architecture, Node, data_permutation, infer_shapes
 from .core.arrays import contiguous, numpy_dtype
 from .core.composite import Composite, Leaf, attention, fold, gates
-from .core.identity import LayerNames, Place, Storages, hook_calls, walk, watch_calls
+from .core.identity import LayerNames, Place, Storages, hook_calls, temporarily, walk, watch_calls
 from .core.layers import (
     GATED,
     KINDS,
@@ -105,6 +105,7 @@ __all__ = [
     "per_axis",
     "permutation",
     "rank",
+    "temporarily",
     "walk",
     "watch_calls",
 ]

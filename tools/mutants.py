@@ -938,7 +938,7 @@ def _(a: Any) -> Changes:
 
 @fault("access", "transposed where square", "jax")
 def _(a: Any) -> Changes:
-    layers = import_module("multiparam_jax.linen").LAYERS
+    layers = import_module("multiparam_jax.layers").LAYERS
     canonical = layers.canonical
 
     def wrong(cls: type, leaf: str, shape: tuple[int, ...], leaves: Any = None) -> Any:

@@ -1,6 +1,6 @@
 """JAX with Flax, linen and NNX, for multiparam. This module imports no framework."""
 
-from multiparam.core.registry import BackendInfo
+from multiparam.adapter import BackendInfo
 
 backend = BackendInfo(
     "jax",
@@ -10,5 +10,5 @@ backend = BackendInfo(
     adapter="multiparam_jax.adapter:JaxAdapter",
     install='pip install "multiparam[jax]"',
     reads={".msgpack": "multiparam_jax.files:read"},
-    writes={".msgpack": "multiparam_jax.writer:write"},
+    writes={".msgpack": "multiparam_jax.files:write"},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,20 +13,20 @@ import optax
 from flax import linen as flax_linen
 from flax import nnx as flax_nnx
 
+import multiparam.adapter as mpa
 from multiparam import nn
-from multiparam.core.protocol import Adapter, Host
 from multiparam.errors import Unrecognised
 
-from .arrays import Namespace, from_numpy, scope
+from .arrays import NAMESPACE, from_numpy, scope
+from .build import chain
 from .linen import LinenHost, host_for, zeros
-from .modules import chain
 from .nnx import NnxHost
 
 
-class JaxAdapter(Adapter):
+class JaxAdapter(mpa.Adapter):
     """flax.linen, flax.nnx and optax."""
 
-    def wrap(self, native: Any, inputs: tuple[Any, ...], variables: Any = None, seed: int = 0) -> Host:
+    def wrap(self, native: Any, inputs: tuple[Any, ...], variables: Any = None, seed: int = 0) -> mpa.Host:
         if isinstance(native, flax_linen.Module):
             return host_for(native, inputs, variables, seed)
         if isinstance(native, flax_nnx.Module):
@@ -45,8 +46,8 @@ class JaxAdapter(Adapter):
     def from_numpy(self, array: np.ndarray) -> jax.Array:
         return from_numpy(array)
 
-    def namespace(self, array: Any) -> type[Namespace]:
-        return Namespace
+    def namespace(self, array: Any) -> SimpleNamespace:
+        return NAMESPACE
 
     def detach(self, array: Any) -> Any:
         return array  # immutable

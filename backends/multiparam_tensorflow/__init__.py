@@ -1,6 +1,6 @@
 """TensorFlow with Keras, 3 and tf_keras 2, for multiparam. This module imports no framework."""
 
-from multiparam.core.registry import BackendInfo
+from multiparam.adapter import BackendInfo
 
 backend = BackendInfo(
     "tensorflow",
@@ -9,6 +9,6 @@ backend = BackendInfo(
     requires=("tensorflow", "keras"),
     adapter="multiparam_tensorflow.adapter:TensorflowAdapter",
     install='pip install "multiparam[tensorflow]"',
-    writes={".weights.h5": "multiparam_tensorflow.writer:write"},
+    writes={".weights.h5": "multiparam_tensorflow.files:write"},
     models_only=(".weights.h5",),  # laid out as a model's layers are
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,80 +12,78 @@ from keras import layers, ops
 
 from multiparam import nn
 
+from .walk import built
+
+Apply = Callable[[Any], Any]
+
 
 @keras.saving.register_keras_serializable("multiparam")
 class BatchNorm(layers.BatchNormalization):  # type: ignore[misc]
     """Keras' BatchNormalization with PyTorch's running variance, the unbiased one: n / (n - 1) times the batch's."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        kept = self.moving_variance * self.momentum
+        old = self.moving_variance * self.momentum
         outputs = super().call(inputs, training=training, mask=mask)
         if training and self.trainable:
             shape = ops.shape(inputs)
-            n = ops.cast(ops.prod(ops.convert_to_tensor(shape[:-1])), kept.dtype)
-            self.moving_variance.assign(kept + (self.moving_variance - kept) * (n / (n - 1)))
+            n = ops.cast(ops.prod(ops.convert_to_tensor(shape[:-1])), old.dtype)
+            self.moving_variance.assign(old + (self.moving_variance - old) * (n / (n - 1)))
         return outputs
 
 
-Place = tuple[tuple[str, ...], tuple[int, ...], Any]
+def functional(architecture: nn.Architecture, dtype: str) -> Any:
+    """The model; the places of the layers that are layers in Keras too are noted, and the others plain functions."""
+    natives: dict[int, Any] = {}
 
+    def make(node: nn.Node, build: Callable[[nn.Node], Apply]) -> Apply:
+        """What a layer does to data in its order, and the change of order behind it, which is the same at each use."""
+        steps = [(child, build(child)) for child in node.children]
+        function = None if steps else _function(node, dtype)
+        if function is None and not steps:
+            native = natives[id(node.layer)] = _native(node, dtype, len(natives))
+            padding = nn.sizes(node.layer.padding, len(node.input) - 1) if isinstance(node.layer, nn.Conv) else ()
+            function = lambda x: native(_pad(x, padding, 0.0))  # noqa: E731
 
-def functional(architecture: nn.Architecture, dtype: str) -> tuple[Any, list[Place]]:
-    """The model, and the path of every use of every layer that holds parameters."""
-    made: dict[int, Any] = {}
-    places: list[Place] = []
+        def apply(x: Any) -> Any:
+            y = x if function is None else function(x)
+            for child, step in steps:
+                y = step(_permute(y, child.input, child.convert))
+            y = _permute(y, node.shape, node.after)
+            return ops.add(x, y) if isinstance(node.layer, nn.Residual) else y
+
+        return apply
+
+    root, apply = architecture.root, architecture.assemble(make)
     x = keras.Input(shape=architecture.input, dtype=architecture.dtype)
-    return keras.Model(x, _apply(architecture.root, x, made, places, dtype)), places
+    model = keras.Model(x, apply(_permute(x, root.input, root.convert)))
+    uses = [node for node in architecture.leaves() if id(node.layer) in natives]
+    built[model] = [(node.path, node.positions, natives[id(node.layer)]) for node in uses]
+    return model
 
 
-def _convert(x: Any, shape: nn.Shape, order: str | None) -> Any:
+def _permute(x: Any, shape: nn.Shape, order: str | None) -> Any:
     return x if order is None else ops.transpose(x, nn.convert(shape, order))
 
 
-def _apply(node: nn.Node, x: Any, made: dict[int, Any], places: list[Place], dtype: str) -> Any:
-    x = _convert(x, node.input, node.convert)
-    if isinstance(node.layer, nn.Residual):
-        y = _apply(node.children[0], x, made, places, dtype)
-        return ops.add(x, _convert(y, node.shape, node.after))
-    if isinstance(node.layer, nn.Sequential):
-        for child in node.children:
-            x = _apply(child, x, made, places, dtype)
-    else:
-        x = _leaf(node, x, made, places, dtype)
-    return _convert(x, node.shape, node.after)
-
-
-def _leaf(node: nn.Node, x: Any, made: dict[int, Any], places: list[Place], dtype: str) -> Any:
-    layer, n = node.layer, len(node.input) - 1
-    match layer:
-        case nn.MaxPool() | nn.AvgPool():
-            kernel, stride, padding = layer.windows(n)
+def _function(node: nn.Node, dtype: str) -> Apply | None:
+    """What a layer without parameters does; None for the others."""
+    match node.layer:
+        case nn.MaxPool() | nn.AvgPool() as layer:
+            kernel, stride, padding = layer.windows(len(node.input) - 1)
             if isinstance(layer, nn.MaxPool):
-                return _max_pool(_pad(x, padding, float("-inf")), kernel, stride)
-            return ops.average_pool(_pad(x, padding, 0.0), kernel, stride)
+                return lambda x: _max_pool(_pad(x, padding, float("-inf")), kernel, stride)
+            return lambda x: ops.average_pool(_pad(x, padding, 0.0), kernel, stride)
         case nn.Flatten():
-            return layers.Flatten(dtype=dtype)(x)
-        case nn.ReLU():
-            return ops.relu(x)
-        case nn.Tanh():
-            return ops.tanh(x)
-        case nn.Sigmoid():
-            return ops.sigmoid(x)
-        case nn.GELU():
-            return _gelu(x, layer.approximate == "tanh")
-        case nn.Softmax():
-            return ops.softmax(x, axis=-1)
-        case nn.Conv():
-            x = _pad(x, nn.sizes(layer.padding, n), 0.0)
-    known = made.get(id(layer))
-    if known is None:
-        known = made[id(layer)] = _make(node, dtype, len(places))
-    places.append((node.path, node.positions, known))
-    return known(x)
+            return lambda x: layers.Flatten(dtype=dtype)(x)
+        case nn.GELU(approximate):
+            return lambda x: _gelu(x, approximate == "tanh")
+        case layer:
+            plain = {nn.ReLU: ops.relu, nn.Tanh: ops.tanh, nn.Sigmoid: ops.sigmoid, nn.Softmax: ops.softmax}
+            return plain.get(type(layer))
 
 
 def _max_pool(x: Any, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Any:
-    """In 3-D one axis after the others: TensorFlow's 3-D kernel takes no float64, and a maximum is separable."""
+    """In 3-D one axis after the others: TensorFlow 2.21's 3-D kernel takes no float64, and a maximum is separable."""
     if len(kernel) < 3:
         return ops.max_pool(x, kernel, stride)
     _, depth, *plane, channels = x.shape
@@ -96,16 +95,15 @@ def _max_pool(x: Any, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Any:
 
 
 def _gelu(x: Any, tanh: bool) -> Any:
-    """TensorFlow's own rounds its constants to float32, in float64 too."""
+    """TensorFlow 2.21's own rounds its constants to float32, in float64 too."""
     if tanh:
         return 0.5 * x * (1 + ops.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     return 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5)))
 
 
 def _pad(x: Any, padding: tuple[int, ...], value: float) -> Any:
-    if not any(padding):
-        return x
-    return ops.pad(x, [(0, 0), *((p, p) for p in padding), (0, 0)], constant_values=value)
+    widths = [(0, 0), *((p, p) for p in padding), (0, 0)]
+    return ops.pad(x, widths, constant_values=value) if any(padding) else x
 
 
 def _keras_name(node: nn.Node, number: int) -> str | None:
@@ -120,7 +118,8 @@ def _keras_name(node: nn.Node, number: int) -> str | None:
     return re.sub(r"[^A-Za-z0-9_]", "_", name).lstrip("_") + f".{number}"
 
 
-def _make(node: nn.Node, dtype: str, number: int) -> Any:
+def _native(node: nn.Node, dtype: str, number: int) -> Any:
+    """The Keras layer of one of ours that has parameters or a mode."""
     layer, n = node.layer, len(node.input) - 1
     common = {"dtype": dtype, "name": _keras_name(node, number)}
     match layer:

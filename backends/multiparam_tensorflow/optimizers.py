@@ -1,17 +1,20 @@
 """Keras' optimizers with PyTorch's meaning, in the parameters' own precision.
 
-Keras keeps rates in float32 and adds Adam's eps before the bias correction. The subclasses keep Keras' slots and
-loops and replace one step's arithmetic: every rate is computed in float64 and rounded once. The learning rate is
-a variable, so that changing it recompiles nothing.
+Keras, as of 3.15, keeps rates in float32 and adds Adam's eps before the bias correction. The subclasses keep Keras'
+slots and loops and replace one step's arithmetic: every rate is computed in float64 and rounded once. The learning
+rate is a variable, so that changing it recompiles nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from .storage import tf_variable
 
 
 def sgd(variable: Any, gradient: Any, velocity: Any, lr: Any, options: Mapping[str, Any]) -> None:
@@ -36,45 +39,26 @@ def adam(variable: Any, gradient: Any, mean: Any, square: Any, t: Any, lr: Any, 
     variable.assign_sub(rate * mean / (tf.sqrt(square) + eps))
 
 
-def _value(variable: Any) -> Any:
-    """The tf.Variable behind a Keras 3 one."""
-    return variable if isinstance(variable, tf.Variable) else variable._value
+def _native(library: Any, name: str, options: Mapping[str, Any], lr: tf.Variable) -> Any:
+    """An optimizer of ``library``, Keras or tf_keras, with our arithmetic."""
+    base: Any = library.optimizers.Adam if name == "adam" else library.optimizers.SGD
+    three = library is keras
 
+    class Optimizer(base):  # type: ignore[misc]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any = None) -> None:  # Keras 3 gives it
+            i = self._get_variable_index(variable) if three else self._index_dict[self._var_key(variable)]
+            if name == "adam":
+                mean, square = tf_variable(self._momentums[i]), tf_variable(self._velocities[i])
+                adam(tf_variable(variable), gradient, mean, square, tf_variable(self.iterations) + 1, lr, options)
+            else:
+                velocity = tf_variable(self.momentums[i]) if self.momentum else None
+                sgd(tf_variable(variable), gradient, velocity, lr, options)
 
-def _keras3(name: str, options: Mapping[str, Any], lr: tf.Variable) -> Any:
-    class Sgd(keras.optimizers.SGD):  # type: ignore[misc]
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            velocity = _value(self.momentums[self._get_variable_index(variable)]) if self.momentum else None
-            sgd(_value(variable), gradient, velocity, lr, options)
-
-    class Adam(keras.optimizers.Adam):  # type: ignore[misc]
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            i = self._get_variable_index(variable)
-            slots = _value(self._momentums[i]), _value(self._velocities[i])
-            adam(_value(variable), gradient, *slots, self.iterations.value + 1, lr, options)
-
+    # tf_keras would compile with XLA, where there is a GPU, what tf.function below compiles already.
+    extra = {} if three else {"jit_compile": False}
     if name == "adam":
-        return Adam(options["lr"], options["beta1"], options["beta2"], options["eps"])
-    return Sgd(options["lr"], options.get("momentum", 0.0), bool(options.get("nesterov", False)))
-
-
-def _keras2(name: str, options: Mapping[str, Any], lr: tf.Variable) -> Any:
-    import tf_keras
-
-    class Sgd(tf_keras.optimizers.SGD):  # type: ignore[misc]
-        def update_step(self, gradient: Any, variable: Any) -> None:
-            i = self._index_dict[self._var_key(variable)]
-            sgd(variable, gradient, self.momentums[i] if self.momentum else None, lr, options)
-
-    class Adam(tf_keras.optimizers.Adam):  # type: ignore[misc]
-        def update_step(self, gradient: Any, variable: Any) -> None:
-            i = self._index_dict[self._var_key(variable)]
-            adam(variable, gradient, self._momentums[i], self._velocities[i], self.iterations + 1, lr, options)
-
-    if name == "adam":
-        return Adam(options["lr"], options["beta1"], options["beta2"], options["eps"], jit_compile=False)
-    momentum, nesterov = options.get("momentum", 0.0), bool(options.get("nesterov", False))
-    return Sgd(options["lr"], momentum, nesterov, jit_compile=False)
+        return Optimizer(options["lr"], options["beta1"], options["beta2"], options["eps"], **extra)
+    return Optimizer(options["lr"], options.get("momentum", 0.0), bool(options.get("nesterov", False)), **extra)
 
 
 class KerasOptimizer:
@@ -82,8 +66,9 @@ class KerasOptimizer:
 
     def __init__(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> None:
         three = all(isinstance(storage.native, keras.Variable) for storage in storages)
+        library = keras if three else import_module("tf_keras")
         self._rate = tf.Variable(options["lr"], dtype=tf.float64, trainable=False)
-        self.native = (_keras3 if three else _keras2)(name, options, self._rate)
+        self.native = _native(library, name, options, self._rate)
         self.native.build([storage.native for storage in storages])
         self._lr = options["lr"]
         self._compiled: dict[tuple[int, ...], Callable[[list[Any]], None]] = {}
@@ -106,9 +91,8 @@ class KerasOptimizer:
         if key not in self._compiled:
             variables = [storage.native for storage in storages]
 
-            @tf.function(autograph=False)
             def update(grads: list[Any]) -> None:
                 self.native.apply_gradients(zip(grads, variables, strict=True))
 
-            self._compiled[key] = update
+            self._compiled[key] = tf.function(update, autograph=False)
         self._compiled[key](list(grads))

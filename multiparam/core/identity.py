@@ -168,6 +168,33 @@ def hook_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iter
 
 
 @contextmanager
+def temporarily(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Attributes of layers set to other values for a while, whatever happens inside.
+
+    Args:
+        changes: The object, the attribute's name and its value inside.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> layer = SimpleNamespace(training=False)
+        >>> with temporarily([(layer, "training", True)]):
+        ...     layer.training
+        True
+        >>> layer.training
+        False
+    """
+    before: list[tuple[Any, str, Any]] = []
+    try:
+        for item, name, value in changes:
+            before.append((item, name, getattr(item, name)))
+            setattr(item, name, value)
+        yield
+    finally:
+        for item, name, value in reversed(before):
+            setattr(item, name, value)
+
+
+@contextmanager
 def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
     """Show the calls of layers that have no hooks: inside the context, by another ``__call__`` of their classes.
 

@@ -455,7 +455,7 @@ def test_a_keras_model_is_written_by_keras_and_not_with_rules() -> None:
 def test_a_framework_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     mp.save(values("one"), "w.safetensors")
     monkeypatch.setattr(registry.info("jax"), "requires", ("no_such_module",))
-    monkeypatch.setitem(sys.modules, "multiparam_jax.writer", None)
+    monkeypatch.setitem(sys.modules, "multiparam_jax.files", None)
     assert 'pip install "multiparam[jax]"' in done("w.safetensors", "w.msgpack", code=3)
 
 

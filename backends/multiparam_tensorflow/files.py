@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multiparam.core.protocol import Host
+from multiparam.adapter import Host
 from multiparam.errors import Unsupported
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,13 +47,13 @@ class BatchNorm(linen.BatchNorm):
     """flax's BatchNorm with PyTorch's running variance, the unbiased one: n / (n - 1) times the batch's."""
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:  # type: ignore[override]
-        before = self.get_variable("batch_stats", "var")
-        y = super().__call__(x, use_running_average=use_running_average)
+        before: Any = self.get_variable("batch_stats", "var")
+        y: jax.Array = super().__call__(x, use_running_average=use_running_average)
         if not use_running_average and before is not None and not self.is_initializing():
             n = x.size // x.shape[-1]
-            kept = self.momentum * before
-            moved = self.get_variable("batch_stats", "var") - kept
-            self.put_variable("batch_stats", "var", kept + moved * (n / (n - 1)))
+            old = self.momentum * before
+            new = self.get_variable("batch_stats", "var") - old
+            self.put_variable("batch_stats", "var", old + new * (n / (n - 1)))
         return y
 
 
@@ -61,66 +62,60 @@ def _permute(x: jax.Array, axes: Axes) -> jax.Array:
 
 
 def _run(layer: Any, x: jax.Array, train: bool) -> jax.Array:
+    modes = {}
     if isinstance(layer, (Chain, Residual)):
-        return layer(x, train=train)
-    if isinstance(layer, linen.BatchNorm):
-        return layer(x, use_running_average=not train)
-    if isinstance(layer, linen.Dropout):
-        return layer(x, deterministic=not train)
-    return layer(x)  # type: ignore[no-any-return]
+        modes = {"train": train}
+    elif isinstance(layer, linen.BatchNorm):
+        modes = {"use_running_average": not train}
+    elif isinstance(layer, linen.Dropout):
+        modes = {"deterministic": not train}
+    y: jax.Array = layer(x, **modes)
+    return y
 
 
 def chain(architecture: nn.Architecture, dtype: str) -> Chain:
     """An architecture as a Chain, whatever its root is."""
-    made: dict[int, Any] = {}
     root = architecture.root
-    module = _build(root, made, dtype)
-    if isinstance(module, Chain):
-        return module
-    after = nn.convert(root.shape, root.after) if root.after and not root.children else None
-    return Chain((module,), (None,), (_axes(root),), after)
+    module = architecture.assemble(lambda node, build: _make(node, build, jnp.dtype(dtype)))
+    return module if isinstance(module, Chain) else Chain((module,), (None,), (_before(root),), _after(root))
 
 
-def _axes(node: nn.Node) -> Axes:
+def _before(node: nn.Node) -> Axes:
     return None if node.convert is None else nn.convert(node.input, node.convert)
 
 
-def _build(node: nn.Node, made: dict[int, Any], dtype: str) -> Any:
-    known = made.get(id(node.layer))
-    if known is None:
-        known = made[id(node.layer)] = _make(node, made, dtype)
-    return known
+def _after(node: nn.Node) -> Axes:
+    return None if node.after is None else nn.convert(node.shape, node.after)
 
 
-def _make(node: nn.Node, made: dict[int, Any], dtype: str) -> Any:
+def _make(node: nn.Node, build: Callable[[nn.Node], Any], dtype: Any) -> Any:
+    """The flax layer of one of ours, or a plain function of the data."""
     layer, n = node.layer, len(node.input) - 1
-    after = None if node.after is None else nn.convert(node.shape, node.after)
     match layer:
         case nn.Sequential():
-            children = tuple(_build(child, made, dtype) for child in node.children)
-            return Chain(children, layer.names, tuple(_axes(child) for child in node.children), after)
+            children = tuple(map(build, node.children))
+            return Chain(children, layer.names, tuple(map(_before, node.children)), _after(node))
         case nn.Residual():
-            return Residual(_build(node.children[0], made, dtype), _axes(node.children[0]), after)
+            return Residual(build(node.children[0]), _before(node.children[0]), _after(node))
         case nn.Linear():
-            return linen.Dense(layer.out_features, layer.bias, param_dtype=jnp.dtype(dtype))
+            return linen.Dense(layer.out_features, layer.bias, param_dtype=dtype)
         case nn.Conv():
             return linen.Conv(
                 layer.out_channels, nn.sizes(layer.kernel_size, n), nn.sizes(layer.stride, n),
                 [(p, p) for p in nn.sizes(layer.padding, n)], kernel_dilation=nn.sizes(layer.dilation, n),
-                feature_group_count=layer.groups, use_bias=layer.bias, param_dtype=jnp.dtype(dtype),
+                feature_group_count=layer.groups, use_bias=layer.bias, param_dtype=dtype,
             )  # fmt: skip
         case nn.MaxPool() | nn.AvgPool():
-            pool = linen.max_pool if isinstance(layer, nn.MaxPool) else linen.avg_pool
+            pool: Any = linen.max_pool if isinstance(layer, nn.MaxPool) else linen.avg_pool
             kernel, stride, padding = layer.windows(n)
             return lambda x: pool(x, kernel, stride, [(p, p) for p in padding])
+        # flax 0.12's fast variance, E[x²] - E[x]², cancels in float32 where the mean is large
         case nn.BatchNorm():
-            return BatchNorm(
-                momentum=1 - layer.momentum, epsilon=layer.eps, param_dtype=jnp.dtype(dtype), use_fast_variance=False
-            )
+            return BatchNorm(momentum=1 - layer.momentum, epsilon=layer.eps, param_dtype=dtype, use_fast_variance=False)
         case nn.LayerNorm():
-            return linen.LayerNorm(layer.eps, param_dtype=jnp.dtype(dtype), use_fast_variance=False)
+            return linen.LayerNorm(layer.eps, param_dtype=dtype, use_fast_variance=False)
         case nn.Embedding():
-            return linen.Embed(layer.num_embeddings, layer.embedding_dim, param_dtype=jnp.dtype(dtype))
+            return linen.Embed(layer.num_embeddings, layer.embedding_dim, param_dtype=dtype)
         case nn.Dropout():
             return linen.Dropout(layer.p)
         case nn.Flatten():

@@ -1,0 +1,195 @@
+"""Keras 3 or tf_keras 2 on TensorFlow: a storage is a Keras or TensorFlow Variable; a slot, an attribute of a layer."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import multiparam.adapter as mpa
+from multiparam.errors import MultiparamWarning, Unsupported
+
+from .layers import LAYERS, composite_of, leaves_of
+from .optimizers import KerasOptimizer
+from .storage import KerasStorage, TiedView, namespace, tf_variable, to_numpy
+from .walk import Path, built, own_lists, places, variables, walk
+
+Open = tuple[Path, int, mpa.Composite, Any]  # path, first slot, how it folds, layer
+# What a model compiled for the variables it had, in Keras 3 and tf_keras.
+COMPILED = ("train_function", "test_function", "predict_function", "train_tf_function")
+
+
+def _is_in(variable: Any, group: Sequence[Any]) -> bool:
+    """By identity: variables compare by their values."""
+    return any(variable is each for each in group)
+
+
+class KerasHost(mpa.Host):
+    """A Keras model or layer."""
+
+    def __init__(self, native: Any) -> None:
+        self.native = native
+        self._storages: mpa.Storages[KerasStorage] = mpa.Storages()
+        self._training = "training" in inspect.signature(native.call).parameters
+
+    def slots(self) -> list[mpa.Slot]:
+        slots: list[mpa.Slot] = []
+        inside: list[Open] = []  # the composite layers that the walk is in
+        for path, positions, layer in places(self.native):
+            _leave(inside, path, slots)
+            if (composite := composite_of(layer)) is not None:
+                inside.append((path, len(slots), composite, layer))
+            slots += self._own(layer, path, positions)
+        _leave(inside, None, slots)
+        alive = {id(slot.storage.native) for slot in slots}
+        lost = [variable for variable in self.native.weights if id(variable) not in alive]
+        if lost:
+            raise Unsupported(
+                f"{lost[0].name!r} of the Keras model {self.native.name!r} is held by no attribute of any layer, "
+                "so it has no stable name. Keep its layer, or the variable, in an attribute."
+            )
+        self._storages.keep(slots)
+        return slots
+
+    def _own(self, layer: Any, path: Path, positions: tuple[int, ...]) -> list[mpa.Slot]:
+        """The slots of a layer's own variables, in canonical order."""
+        kind, leaves, trained, own = LAYERS.of(type(layer)), leaves_of(layer), own_lists(layer)[0], []
+        for attribute, variable in variables(layer):
+            storage = self._storages.of(variable, KerasStorage, layer)
+            if not any(_is_in(variable, group) for group in own_lists(storage.layer)):
+                storage.layer = layer  # it was untied from the layer it was held by first
+            held = vars(layer)[attribute]
+            name, layout = LAYERS.canonical(type(layer), attribute.lstrip("_"), tuple(held.shape), leaves)
+            buffer, view = not _is_in(variable, trained), held.layout if isinstance(held, TiedView) else None
+            own.append(mpa.Slot((*path, name), positions, kind, storage, layout, layer, attribute, buffer, view))
+        return sorted(own, key=lambda slot: mpa.rank(kind, slot.path[-1]))
+
+    @property
+    def data_order(self) -> str:
+        formats = {getattr(layer, "data_format", None) for _, _, layer in walk(self.native)}
+        return "first" if self.native in built or "channels_first" in formats else "last"
+
+    def in_float64(self) -> AbstractContextManager[None] | None:
+        layers = [layer for _, _, layer in walk(self.native)]
+        if not all(isinstance(layer, keras.layers.Layer) and layer.dtype == "float32" for layer in layers):
+            return None  # tf_keras casts no variable up
+        # Keras 3 casts its float32 variables where a layer computes in another dtype, and up is exact.
+        policy = keras.DTypePolicy("float32")
+        policy._compute_dtype = "float64"
+        return mpa.temporarily([(layer, "dtype_policy", policy) for layer in layers])
+
+    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[mpa.Activation], None]) -> Any:
+        holding = {slot.path[:-1] for slot in self.slots()}
+        names = ((mpa.paths.text(path), layer) for path, _, layer in places(self.native) if path in holding)
+        with mpa.watch_calls(mpa.LayerNames(names), on_call):
+            return self.call(inputs, {}, False)
+
+    def options(self, slot: mpa.Slot) -> Mapping[str, Any]:
+        return LAYERS.options(slot.options_layer)
+
+    def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        if self._training:
+            kwargs = {"training": train, **kwargs}
+        return self.native(*inputs, **kwargs)
+
+    def set_trainable(self, storages: Sequence[Any], flag: bool) -> None:
+        chosen = {id(storage.native) for storage in storages}
+        for storage in storages:  # tf_keras freezes by layer
+            whole = [] if isinstance(storage.native, keras.Variable) else own_lists(storage.layer)[0]
+            if any(id(variable) not in chosen and variable.trainable for variable in whole):
+                raise Unsupported(
+                    f"tf_keras freezes whole layers: {storage.layer.name!r} has more parameters than the ones named. "
+                    "Name all of them, or use Keras 3, which freezes each variable."
+                )
+        super().set_trainable(storages, flag)
+
+    def bind(self, slots: Sequence[mpa.Slot], storage: Any, view: mpa.Layout | None = None) -> None:
+        layer, attribute = slots[0].owner, slots[0].leaf
+        old, new = slots[0].storage.native, storage.native
+        # By hand and by identity: Keras 3 locks what a built layer holds, and its tracker's own replacement compares
+        # variables by their values.
+        for group in own_lists(layer):
+            group[:] = [new if v is old else v for v in group]
+        for ids in getattr(getattr(layer, "_tracker", None), "stored_ids", {}).values():
+            if id(old) in ids:
+                ids.remove(id(old))
+                ids.add(id(new))
+        layer.__dict__[attribute] = new if view is None else TiedView(new, view)
+        if isinstance(new, tf.__internal__.tracking.Trackable):  # what tf.train.Checkpoint saves
+            layer._track_trackable(new, attribute, overwrite=True)
+        self._storages.add(storage)
+        for _, _, model in walk(self.native):
+            for name in COMPILED:
+                if getattr(model, name, None) is not None:
+                    setattr(model, name, None)
+        if _is_foreign(getattr(self.native, "optimizer", None), new):
+            warnings.warn(
+                f"The optimizer of {self.native.name!r} was built before and does not know the parameter that "
+                f"{layer.name!r} has now: compile() the model again before fit().",
+                MultiparamWarning,
+                stacklevel=4,
+            )
+
+    def copy(self, storage: Any, view: mpa.Layout | None = None) -> KerasStorage:
+        old, values = storage.native, storage.read()
+        values = values if view is None else view.apply(values, namespace(values))
+        if isinstance(old, keras.Variable):
+            fresh = keras.Variable(to_numpy(values), dtype=old.dtype, trainable=old.trainable, name=old.name)
+        else:
+            fresh = tf.Variable(values, trainable=old.trainable, name=old.name.partition(":")[0])
+        return self._storages.of(fresh, KerasStorage, storage.layer)
+
+    def gradient(self, run: mpa.Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
+        _require_tensorflow(storages, "gradients")
+        sources = [tf_variable(storage.native) for storage in storages]
+
+        def gradients(*batch: Any) -> tuple[Any, list[Any]]:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(sources)
+                loss = run(self, *batch)
+            grads = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            return loss, [tf.convert_to_tensor(grad) for grad in grads]  # an embedding's are sparse slices
+
+        compiled = tf.function(gradients, autograph=False)
+
+        def step(*batch: Any) -> tuple[Any, list[Any]]:
+            loss, grads = compiled(*batch)
+            for storage, grad in zip(storages, grads, strict=True):
+                storage.gradient = grad
+            return loss, grads
+
+        return step
+
+    def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> KerasOptimizer:
+        _require_tensorflow(storages, "optimizers")
+        return KerasOptimizer(name, options, storages)
+
+
+def _leave(inside: list[Open], path: Path | None, slots: list[mpa.Slot]) -> None:
+    """Fold the composite layers that end before ``path``."""
+    while inside and (path is None or path[: len(inside[-1][0])] != inside[-1][0]):
+        above, start, composite, layer = inside.pop()
+        mpa.fold(composite, slots, start, len(above), layer)
+
+
+def _is_foreign(optimizer: Any, variable: Any) -> bool:
+    """Whether an optimizer has been built, and for other variables."""
+    if optimizer is None or not getattr(optimizer, "built", getattr(optimizer, "_built", False)):
+        return False
+    if hasattr(optimizer, "_index_dict"):  # tf_keras
+        return optimizer._var_key(variable) not in optimizer._index_dict
+    return not _is_in(variable, optimizer._trainable_variables)
+
+
+def _require_tensorflow(storages: Sequence[KerasStorage], what: str) -> None:
+    backend = keras.backend.backend()
+    if backend != "tensorflow" and any(isinstance(storage.native, keras.Variable) for storage in storages):
+        raise Unsupported(
+            f"This Keras runs on {backend}: multiparam reaches, ties and initialises its parameters but has no {what}. "
+            "Set KERAS_BACKEND=tensorflow before Keras is imported, or differentiate net.native natively."
+        )
