@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .errors import InvalidArgument, ShapeError, WrongType
 
@@ -140,7 +139,14 @@ class Conv(Layer):
         return (self.out_channels, *spatial)
 
     def windows(self, n: int) -> tuple[Shape, Shape, Shape, Shape]:
-        """Kernel, stride, padding and dilation, one number per spatial axis."""
+        """The sizes for an input.
+
+        Args:
+            n: How many spatial axes it has.
+
+        Returns:
+            Kernel, stride, padding and dilation, one number per axis.
+        """
         return sizes(self.kernel_size, n), sizes(self.stride, n), sizes(self.padding, n), sizes(self.dilation, n)
 
 
@@ -365,12 +371,3 @@ class Residual(Layer):
     """
 
     body: Layer
-
-
-def __getattr__(name: str) -> Any:  # until the adapters import them from multiparam.adapter
-    new = {"convert": "data_permutation"}.get(name, name)
-    if new not in ("Architecture", "Node", "infer_shapes", "data_permutation"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module("multiparam.core.architecture"), new)

@@ -14,7 +14,6 @@ from flax import linen as flax_linen
 from flax import nnx as flax_nnx
 
 import multiparam.adapter as mpa
-from multiparam import nn
 from multiparam.errors import Unrecognised
 
 from .arrays import NAMESPACE, from_numpy, scope
@@ -33,7 +32,7 @@ class JaxAdapter(mpa.Adapter):
             return NnxHost(native)
         raise Unrecognised(f"mp.wrap takes a linen or an NNX module, not {type(native).__qualname__}.")
 
-    def build(self, architecture: nn.Architecture, dtype: str) -> LinenHost:
+    def build(self, architecture: mpa.Architecture, dtype: str) -> LinenHost:
         module = chain(architecture, dtype)
         x = np.zeros((2, *architecture.input), architecture.dtype)
         return host_for(module, (x,), zeros(module, x, dtype), 0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from multiparam import nn
+from multiparam.adapter import Architecture, Node, data_permutation
 
 Axes = tuple[int, ...] | None
 
@@ -73,22 +74,22 @@ def _run(layer: Any, x: jax.Array, train: bool) -> jax.Array:
     return y
 
 
-def chain(architecture: nn.Architecture, dtype: str) -> Chain:
+def chain(architecture: Architecture, dtype: str) -> Chain:
     """An architecture as a Chain, whatever its root is."""
     root = architecture.root
     module = architecture.assemble(lambda node, build: _make(node, build, jnp.dtype(dtype)))
     return module if isinstance(module, Chain) else Chain((module,), (None,), (_before(root),), _after(root))
 
 
-def _before(node: nn.Node) -> Axes:
-    return None if node.convert is None else nn.convert(node.input, node.convert)
+def _before(node: Node) -> Axes:
+    return None if node.convert is None else data_permutation(node.input, node.convert)
 
 
-def _after(node: nn.Node) -> Axes:
-    return None if node.after is None else nn.convert(node.shape, node.after)
+def _after(node: Node) -> Axes:
+    return None if node.after is None else data_permutation(node.shape, node.after)
 
 
-def _make(node: nn.Node, build: Callable[[nn.Node], Any], dtype: Any) -> Any:
+def _make(node: Node, build: Callable[[Node], Any], dtype: Any) -> Any:
     """The flax layer of one of ours, or a plain function of the data."""
     layer, n = node.layer, len(node.input) - 1
     match layer:

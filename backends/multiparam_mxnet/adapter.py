@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from multiparam.adapter import Adapter, UnknownShapes, Unrecognised, Unsupported, nn
+from multiparam.adapter import Adapter, Architecture, UnknownShapes, Unrecognised, Unsupported
 
 from .build import make
 from .host import GluonHost
@@ -48,7 +48,7 @@ class MxnetAdapter(Adapter):
                 native(*inputs)
         return host
 
-    def build(self, architecture: nn.Architecture, dtype: str) -> GluonHost:
+    def build(self, architecture: Architecture, dtype: str) -> GluonHost:
         if dtype == "bfloat16":
             raise Unsupported("MXNet 1.9.1 has no bfloat16. Use float32 or float16.")
         native = architecture.assemble(make)

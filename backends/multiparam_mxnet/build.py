@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from multiparam.adapter import nn
+from multiparam.adapter import Node, nn
 
 from .load import load
 
@@ -49,7 +49,7 @@ def _softmax(F: Any, x: Any) -> Any:
     return _ops(F, "npx").softmax(x, axis=-1)
 
 
-def make(node: nn.Node, build: Callable[[nn.Node], Any]) -> Any:
+def make(node: Node, build: Callable[[Node], Any]) -> Any:
     """The block of a node; ``build`` gives its children's."""
     layer, n = node.layer, len(node.input) - 1
     match layer:

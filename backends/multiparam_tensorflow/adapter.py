@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 import multiparam.adapter as mpa
-from multiparam import nn
 from multiparam.errors import MultiparamWarning, UnknownShapes, Unrecognised
 
 from .build import functional
@@ -49,7 +48,7 @@ class TensorflowAdapter(mpa.Adapter):
             )
         return KerasHost(native)
 
-    def build(self, architecture: nn.Architecture, dtype: str) -> KerasHost:
+    def build(self, architecture: mpa.Architecture, dtype: str) -> KerasHost:
         return KerasHost(functional(architecture, dtype))
 
     def to_numpy(self, array: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ import keras
 from keras import layers, ops
 
 from multiparam import nn
+from multiparam.adapter import Architecture, Node, data_permutation
 
 from .walk import built
 
@@ -31,11 +32,11 @@ class BatchNorm(layers.BatchNormalization):  # type: ignore[misc]
         return outputs
 
 
-def functional(architecture: nn.Architecture, dtype: str) -> Any:
+def functional(architecture: Architecture, dtype: str) -> Any:
     """The model; the places of the layers that are layers in Keras too are noted, and the others plain functions."""
     natives: dict[int, Any] = {}
 
-    def make(node: nn.Node, build: Callable[[nn.Node], Apply]) -> Apply:
+    def make(node: Node, build: Callable[[Node], Apply]) -> Apply:
         """What a layer does to data in its order, and the change of order behind it, which is the same at each use."""
         steps = [(child, build(child)) for child in node.children]
         function = None if steps else _function(node, dtype)
@@ -62,10 +63,10 @@ def functional(architecture: nn.Architecture, dtype: str) -> Any:
 
 
 def _permute(x: Any, shape: nn.Shape, order: str | None) -> Any:
-    return x if order is None else ops.transpose(x, nn.convert(shape, order))
+    return x if order is None else ops.transpose(x, data_permutation(shape, order))
 
 
-def _function(node: nn.Node, dtype: str) -> Apply | None:
+def _function(node: Node, dtype: str) -> Apply | None:
     """What a layer without parameters does; None for the others."""
     match node.layer:
         case nn.MaxPool() | nn.AvgPool() as layer:
@@ -106,7 +107,7 @@ def _pad(x: Any, padding: tuple[int, ...], value: float) -> Any:
     return ops.pad(x, widths, constant_values=value) if any(padding) else x
 
 
-def _keras_name(node: nn.Node, number: int) -> str | None:
+def _keras_name(node: Node, number: int) -> str | None:
     """Keras' names go into TensorFlow scopes, which take few characters, and must be unique among Keras' own.
 
     They name nothing of ours. Positions are as they are, ``"2"`` or ``"0.1"``; others get a number behind a dot,
@@ -118,7 +119,7 @@ def _keras_name(node: nn.Node, number: int) -> str | None:
     return re.sub(r"[^A-Za-z0-9_]", "_", name).lstrip("_") + f".{number}"
 
 
-def _native(node: nn.Node, dtype: str, number: int) -> Any:
+def _native(node: Node, dtype: str, number: int) -> Any:
     """The Keras layer of one of ours that has parameters or a mode."""
     layer, n = node.layer, len(node.input) - 1
     common = {"dtype": dtype, "name": _keras_name(node, number)}

@@ -11,7 +11,7 @@ import torch
 from torch import nn as tnn
 from torch.nn.parameter import is_lazy
 
-from multiparam.adapter import Adapter, Unrecognised, nn, numpy_dtype
+from multiparam.adapter import Adapter, Architecture, Unrecognised, numpy_dtype
 
 from .arrays import CARRIERS, dtype_name, from_numpy
 from .build import make
@@ -29,7 +29,7 @@ class TorchAdapter(Adapter):
             host.infer(inputs)
         return host
 
-    def build(self, architecture: nn.Architecture, dtype: str) -> TorchHost:
+    def build(self, architecture: Architecture, dtype: str) -> TorchHost:
         return TorchHost(architecture.assemble(make).to(getattr(torch, dtype)).train())
 
     def to_numpy(self, array: Any) -> np.ndarray:

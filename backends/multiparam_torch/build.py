@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn as tnn
 
-from multiparam.adapter import InvalidArgument, nn
+from multiparam.adapter import InvalidArgument, Node, nn
 
 Module = Callable[..., tnn.Module]
 # By the number of spatial axes; BatchNorm1d is of none as well.
@@ -30,7 +30,7 @@ class Residual(tnn.Module):
         return x + self.body(x)
 
 
-def make(node: nn.Node, build: Callable[[nn.Node], tnn.Module]) -> tnn.Module:
+def make(node: Node, build: Callable[[Node], tnn.Module]) -> tnn.Module:
     """The module of a node; ``build`` gives its children's."""
     layer, n = node.layer, len(node.input) - 1
     match layer:

@@ -174,7 +174,9 @@ def temporarily(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
     Args:
         changes: The object, the attribute's name and its value inside.
 
-    Example:
+    Yields:
+        None; behind the context, the attributes are as they were.
+
         >>> from types import SimpleNamespace
         >>> layer = SimpleNamespace(training=False)
         >>> with temporarily([(layer, "training", True)]):

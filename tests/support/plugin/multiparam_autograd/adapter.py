@@ -14,10 +14,12 @@ from autograd.tracer import getval
 from multiparam.adapter import (
     Activation,
     Adapter,
+    Architecture,
     Host,
     LayerNames,
     Layers,
     Layout,
+    Node,
     Place,
     Run,
     Slot,
@@ -197,7 +199,7 @@ class AutogradAdapter(Adapter):
             raise Unrecognised(f"mp.wrap takes a tinynet.Module, not {type(native).__qualname__}.")
         return TinynetHost(native)
 
-    def build(self, architecture: nn.Architecture, dtype: str) -> TinynetHost:
+    def build(self, architecture: Architecture, dtype: str) -> TinynetHost:
         if dtype == "bfloat16":
             raise Unsupported("NumPy has no bfloat16.")
         return TinynetHost(architecture.assemble(partial(make, dtype=dtype)))
@@ -223,7 +225,7 @@ class AutogradAdapter(Adapter):
         return anp.mean(anp.log(anp.sum(anp.exp(shifted), axis=1)) - chosen)
 
 
-def make(node: nn.Node, build: Callable[[nn.Node], tinynet.Module], dtype: str) -> tinynet.Module:
+def make(node: Node, build: Callable[[Node], tinynet.Module], dtype: str) -> tinynet.Module:
     """The module of a node; ``build`` gives its children's."""
     layer, shape, n = node.layer, node.input, len(node.input) - 1
     match layer:
