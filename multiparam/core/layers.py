@@ -222,7 +222,7 @@ def padding(given: Any, kernel: tuple[int, ...], stride: tuple[int, ...], dilati
 def momentum_from_decay(momentum: float) -> float:
     """PyTorch's momentum of running statistics, the weight of the new batch, from the weight of the old.
 
-    >>> old_to_new(0.99)
+    >>> momentum_from_decay(0.99)
     0.01
     """
     return round(1 - float(momentum), 12)

@@ -186,7 +186,7 @@ def _overflow(state: Mapping[str, Any], name: str, specs: Mapping[str, ArraySpec
 def options_equal(a: Any, b: Any) -> bool:
     """Whether two options of layers are the same; numbers to float32's rounding, in which some frameworks keep them.
 
-    >>> alike((1, 1), [1, 1]), alike(1e-5, float(np.float32(1e-5))), alike(1e-5, 1e-6)
+    >>> options_equal((1, 1), [1, 1]), options_equal(1e-5, float(np.float32(1e-5))), options_equal(1e-5, 1e-6)
     (True, True, False)
     """
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
