@@ -56,7 +56,7 @@ class GluonStorage:
 
     @property
     def dtype(self) -> str:
-        return np.dtype(self.native.dtype).name
+        return str(np.dtype(self.native.dtype).name)
 
     @property
     def trainable(self) -> bool:
