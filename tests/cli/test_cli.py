@@ -106,7 +106,7 @@ def test_without_scikit_learn_the_pip_line_and_no_traceback(
         monkeypatch.setitem(sys.modules, name, None)
     result = run(*arguments, "--backend", "torch", "--model", "mlp", "--steps", "1")
     assert result.exit_code == 3 and isinstance(result.exception, SystemExit)
-    assert 'needs sklearn, which is not installed. Try: pip install "multiparam[compare]"' in said(result)
+    assert 'needs scikit-learn, which is not installed. Try: pip install "multiparam[compare]"' in said(result)
 
 
 # -- usage errors
