@@ -140,7 +140,14 @@ class Conv(Layer):
         return (self.out_channels, *spatial)
 
     def windows(self, n: int) -> tuple[Shape, Shape, Shape, Shape]:
-        """Kernel, stride, padding and dilation, one number per spatial axis."""
+        """The sizes for an input.
+
+        Args:
+            n: How many spatial axes it has.
+
+        Returns:
+            Kernel, stride, padding and dilation, one number per axis.
+        """
         return sizes(self.kernel_size, n), sizes(self.stride, n), sizes(self.padding, n), sizes(self.dilation, n)
 
 

@@ -29,8 +29,8 @@ import numpy as np
 import pytest
 
 import multiparam as mp
-from multiparam import initializers, nn, testing
-from multiparam.core import construction, filling, group, layouts, parameter, registry, store, ties
+from multiparam import initializers, testing
+from multiparam.core import architecture, construction, filling, group, layouts, parameter, registry, store, ties
 
 Changes = Iterable[tuple[Any, str, Any]]  # object, attribute, what it is to be
 
@@ -433,7 +433,7 @@ def _(a: Any) -> Changes:
 
         return build(self.root)
 
-    yield nn.Architecture, "assemble", assemble
+    yield architecture.Architecture, "assemble", assemble
 
 
 @fault("parameters", "a buffer listed as parameter")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from multiparam import errors, initializers, nn, paths
 from multiparam.core import layers as layer_kinds
 from multiparam.core import layouts, registry
-from multiparam.core.architecture import Node, infer_shapes
+from multiparam.core.architecture import Node, data_permutation, infer_shapes
 
 # -- paths
 
@@ -537,9 +537,9 @@ def test_a_shared_container_looks_the_same_at_each_place() -> None:
 @pytest.mark.parametrize("shape", [(3, 8), (3, 8, 9), (3, 8, 9, 10)])
 def test_turning_channels_last_and_back_is_no_change(shape: tuple[int, ...]) -> None:
     batch = np.arange(2 * math.prod(shape)).reshape(2, *shape)
-    last = batch.transpose(nn.convert(shape, "last"))
+    last = batch.transpose(data_permutation(shape, "last"))
     assert last.shape == (2, *shape[1:], 3)
-    assert np.array_equal(last.transpose(nn.convert(shape, "first")), batch)
+    assert np.array_equal(last.transpose(data_permutation(shape, "first")), batch)
 
 
 # -- the registry
