@@ -13,7 +13,7 @@ from rich.text import Text
 from ..core.model import Model
 from ..errors import TransferError
 from ..transfers import export
-from ..transfers.apply import Report, apply_plan, verify_transfer
+from ..transfers.apply import Accepted, Report, apply_plan, transfer_verified
 from ..transfers.match import GUESS, NAME
 from ..transfers.plan import Plan
 from ..transfers.plan import plan as make_plan
@@ -121,7 +121,7 @@ def _into_model(source_name: str, target_name: str, options: TransferOptions) ->
             export.is_native_export(target, options.output)
         plan = make_plan(source, target, options.rules, cast=options.cast)
         _print_plan(plan)
-        counts = plan.problems(partial=options.partial, accept_guesses=options.accept_guesses)
+        counts = plan.problems(partial=options.partial, accept_guesses=options.accept_guesses or inputs is not None)
         problems = [PROBLEMS[problem].format(count) for problem, count in counts.items()]
         if options.dry_run:
             refusal = f"A transfer would be refused: {'; '.join(problems)}."
@@ -130,8 +130,14 @@ def _into_model(source_name: str, target_name: str, options: TransferOptions) ->
         if problems:
             raise TransferError(f"Nothing was transferred: {'; '.join(problems)}.")
         with progress("transferring", len(plan.moves), stderr) as tick:
-            apply_plan(plan, target, tick)
-        report = Report(plan) if inputs is None else verify_transfer(plan, source, target, inputs)
+            if inputs is None:
+                apply_plan(plan, target, tick)
+                report = Report(plan)
+            else:
+                accepted = Accepted(partial=options.partial, guesses=options.accept_guesses)
+                report = transfer_verified(
+                    plan, source, target, inputs, options.rules, cast=options.cast, accepted=accepted, tick=tick
+                )
         disagrees = inputs is not None and not report.agrees
         text = str(report)
         if plan.missing:

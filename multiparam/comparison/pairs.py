@@ -15,10 +15,9 @@ import numpy as np
 from .. import paths
 from ..core.distances import EPS, distance
 from ..errors import Unsupported
-from ..transfers import apply
 from ..transfers import plan as planning
 from ..transfers.manifest import Manifest
-from ..transfers.plan import Move, Plan
+from ..transfers.plan import Move, Plan, without_permutation
 from ..transfers.rename import Rules
 from . import hints
 from .activations import LayerCalls
@@ -170,7 +169,7 @@ def _as_flattened(plan: Plan, reference: Subject, candidate: Subject) -> Plan:
     """The plan without a flattening that was inferred, where the values say that both sides flatten in one order."""
 
     def by_values(move: Move) -> Move:
-        plain = apply.without_permutation(move, reference.manifest.read)
+        plain = without_permutation(move, reference.manifest.read)
         value = candidate.manifest.read(move.target)
         return plain if not _same(move.make(), value) and _same(plain.make(), value) else move
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from ..core.distances import distance
 from ..core.group import store_of
 from ..core.model import Model
 from ..core.parameter import write
+from ..core.slots import Activation
 from ..errors import InvalidArgument, TransferError
 from .manifest import manifest_of
-from .plan import Move, Plan
+from .plan import Plan
 from .plan import plan as make_plan
+from .proof import Candidate, Snapshot, candidates, is_inferred, without_permutations
 from .rename import Rules
 
 BOUND = 256.0  # eps of the output's dtype that verification allows, unless told otherwise
@@ -37,6 +39,7 @@ class Report:
         distance: The largest difference of the outputs, in eps of their dtype, where it was verified, else None. Of
             outputs of two dtypes it is that of the smaller one.
         bound: The distance up to which outputs agree.
+        proved: How what was guessed was proved by the outputs, and what was tried; empty where nothing was guessed.
         parted: The first layer, by its source and target name, whose outputs differ by more than ``bound``; empty where
             the models agree.
     """
@@ -45,6 +48,7 @@ class Report:
     distance: float | None = None
     bound: float = BOUND
     parted: str = ""
+    proved: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -57,6 +61,8 @@ class Report:
         if self.distance is not None:
             verdict = "the models agree" if self.agrees else "the models DISAGREE"
             lines.append(f"Verified: {verdict}, {self.distance:.3g} eps apart (bound {self.bound:g}).")
+        if self.proved:
+            lines.append(self.proved)
         if self.parted:
             lines.append(f"They part first at {self.parted}.")
         return "\n".join(lines)
@@ -83,10 +89,12 @@ def transfer(
         target: The model to write into.
         rules: What the source's names are in the target: see :func:`plan`.
         partial: Whether to leave target parameters that nothing makes as they are.
-        accept_guesses: Whether to take pairs that only order, kind and shape speak for.
+        accept_guesses: Whether to take pairs that only order, kind and shape speak for, and inferred flattenings. With
+            ``verify`` they need not be accepted: at most six ways are tried (three orders, each with and without the
+            flattenings), and what agrees is taken.
         cast: Whether to convert to the target's dtypes.
         verify: Example inputs of the source (numpy; a tuple where there are several): both models run on them
-            afterwards, and the report says how far their outputs are from each other.
+            afterwards, and the report says how far their outputs are from each other, and what proved the guesses.
         bound: The distance up to which they agree, in eps of the output's dtype. Where they do not, the report names
             the first layer that is farther off.
 
@@ -94,8 +102,8 @@ def transfer(
         What was done, and with ``verify`` whether the models agree.
 
     Raises:
-        TransferError: With the plan in its text, when the plan is not complete or has guesses not accepted; the target
-            is then unchanged.
+        TransferError: With the plan in its text, when the plan is not complete or has guesses that were neither
+            accepted nor proved; the target is then unchanged.
         InvalidArgument: For a rule that fits nothing, or ``verify`` with a source that cannot be run.
 
     Example:
@@ -110,13 +118,16 @@ def transfer(
     if verify is not None and not isinstance(source, Model):
         raise InvalidArgument("Only a model can be run to verify a transfer; this source is a file or a state.")
     plan = make_plan(source, target, rules, cast=cast)
-    problems = [PROBLEMS[problem] for problem in plan.problems(partial=partial, accept_guesses=accept_guesses)]
-    if problems:
-        raise TransferError(f"Nothing was transferred: {', '.join(problems)}.\n{plan}")
-    apply_plan(plan, target)
+    counts = plan.problems(partial=partial, accept_guesses=accept_guesses or verify is not None)
+    if counts:
+        problems = ", ".join(PROBLEMS[problem] for problem in counts)
+        raise TransferError(f"Nothing was transferred: {problems}.\n{plan}")
     if verify is None:
+        apply_plan(plan, target)
         return Report(plan, bound=bound)
-    return verify_transfer(plan, source, target, verify if isinstance(verify, tuple) else (verify,), bound)
+    inputs = verify if isinstance(verify, tuple) else (verify,)
+    accepted = Accepted(partial=partial, guesses=accept_guesses)
+    return transfer_verified(plan, source, target, inputs, rules, cast=cast, bound=bound, accepted=accepted)
 
 
 def apply_plan(plan: Plan, target: Model, tick: Callable[[str], None] = lambda name: None) -> None:
@@ -128,6 +139,77 @@ def apply_plan(plan: Plan, target: Model, tick: Callable[[str], None] = lambda n
 
 
 # -- whether both models compute the same
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a user lets pass: target parameters that nothing makes, and guesses that nothing proves."""
+
+    partial: bool = False
+    guesses: bool = False
+
+
+def transfer_verified(
+    plan: Plan,
+    source: Model,
+    target: Model,
+    inputs: tuple[Any, ...],
+    rules: Rules = None,
+    *,
+    cast: bool = False,
+    bound: float = BOUND,
+    accepted: Accepted = Accepted(),
+    tick: Callable[[str], None] = lambda name: None,
+) -> Report:
+    """Carry a plan out and run both models; where something in it is inferred, try the ways it can be until one agrees.
+
+    Raises TransferError where guesses are neither proved nor accepted; the target has its own values again.
+    """
+    if not is_inferred(plan):
+        apply_plan(plan, target, tick)
+        return verify_transfer(plan, source, target, inputs, bound)
+    snapshot, tried = Snapshot(target, plan.moves), list[tuple[float, str]]()
+    try:
+        for candidate in _candidates(source, target, inputs, rules, cast):
+            if candidate.plan.problems(partial=accepted.partial, accept_guesses=True):
+                continue
+            apply_plan(candidate.plan, target, tick)
+            distance = _largest_distance(source, target, inputs)
+            tried.append((distance, candidate.how))
+            if distance <= bound:
+                proved = f"Guesses were proved by the outputs: {candidate.how} ({len(tried)} tried)."
+                return Report(candidate.plan, distance, bound, proved=proved)
+    except BaseException:
+        snapshot.restore()
+        raise
+    if accepted.guesses or all(move.permutation for move in plan.guesses):
+        apply_plan(plan, target)
+        return verify_transfer(plan, source, target, inputs, bound, retry=False)
+    snapshot.restore()
+    ways = "; ".join(f"{how}: {distance:.3g} eps" for distance, how in tried)
+    raise TransferError(
+        f"Nothing was transferred: there are guesses, and none of {len(tried)} ways to take them gives the source's "
+        f"outputs ({ways}; bound {bound:g}). Say rules=, or accept_guesses=True to see where they part.\n{plan}"
+    )
+
+
+def _candidates(source: Model, target: Model, inputs: tuple[Any, ...], rules: Rules, cast: bool) -> Iterator[Candidate]:
+    def calls() -> tuple[list[str], list[str]]:
+        return tuple([call.layer for call in _calls(source, net, inputs)] for net in (source, target))  # type: ignore[return-value]
+
+    return candidates(manifest_of(source), manifest_of(target), rules, cast=cast, calls=calls)
+
+
+def _calls(source: Model, net: Model, inputs: tuple[Any, ...]) -> list[Activation]:
+    return net.activations(*inputs_for(source, net, inputs))
+
+
+def _largest_distance(source: Model, target: Model, inputs: tuple[Any, ...]) -> float:
+    """Of the outputs, in eps of their dtype; infinite for another number or other shapes of outputs."""
+    outputs, target_outputs = (_outputs(source, net, inputs) for net in (source, target))
+    if [a.shape for a in outputs] != [b.shape for b in target_outputs]:
+        return float("inf")
+    return max((_distance(a, b) for a, b in zip(outputs, target_outputs, strict=True)), default=0.0)
 
 
 def verify_transfer(
@@ -143,8 +225,7 @@ def verify_transfer(
     if largest <= bound:
         return Report(plan, largest, bound)
     if retry and any(move.permutation for move in plan.moves):
-        read = manifest_of(source).read
-        unpermuted = replace(plan, moves=[without_permutation(move, read) for move in plan.moves])
+        unpermuted = without_permutations(plan, manifest_of(source))
         apply_plan(unpermuted, target)
         report = verify_transfer(unpermuted, source, target, inputs, bound, retry=False)
         if report.agrees:
@@ -153,20 +234,11 @@ def verify_transfer(
     return Report(plan, largest, bound, first_divergence(plan.layers, source, target, inputs, bound))
 
 
-def without_permutation(move: Move, read: Callable[[str], np.ndarray]) -> Move:
-    """A move without the flattening that was inferred for it."""
-    if move.permutation is None:
-        return move
-    change = "rows as they are: nothing is flattened before, or in one order on both sides"
-    gradient = None if move.gradient is None else lambda array: array
-    return replace(move, make=lambda: read(move.sources[0]), change=change, permutation=None, gradient=gradient)
-
-
 def first_divergence(
     layers: Iterable[tuple[str, str]], source: Model, target: Model, inputs: tuple[Any, ...], bound: float
 ) -> str:
     """The first layer in the source's order of execution whose output differs in the target, by both names."""
-    calls = [net.activations(*inputs_for(source, net, inputs)) for net in (source, target)]
+    calls = [_calls(source, net, inputs) for net in (source, target)]
     source_outputs, target_outputs = ({call.layer: arrays_of(call.output) for call in each} for each in calls)
     target_of = dict(layers)
     for name, arrays in source_outputs.items():

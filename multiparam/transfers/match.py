@@ -1,23 +1,31 @@
 """Which layer of a source goes into which layer of a target, and on what evidence.
 
-Manifests in, pairs out. Values are not looked at, but where a rule inside a pair of layers holds only for zeros; these
-are then read through the source's manifest.
+Manifests in, pairs out. From the strongest evidence down: the user's rules; equal names; names equal but for known
+differences (:mod:`multiparam.transfers.names`); the only layer of its kind and shape; then ranked candidates
+(:mod:`multiparam.transfers.ranking`), which are guesses until numbers prove them. Values are not looked at, but where a
+rule inside a pair of layers holds only for zeros; these are then read through the source's manifest.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from .. import paths
-from ..core.layers import KINDS
+from ..core.layers import BOOKKEEPING, KINDS
 from .layer_rules import LeafMatch, match_leaves
 from .manifest import Entry, Manifest
+from .names import name_pairs
+from .ranking import Ranking, by_words, ranked
 from .rename import RenamedLayers
 
-# The evidence for a pair, as plans say it: a rule of the user's, an equal name, or neither.
+# The evidence for a pair, as plans say it: a rule of the user's, an equal name, an equal name written differently, the
+# only one of its kind and shape, or none of these.
 NAME, RULE, GUESS = "name", "rule", "guess: order, kind and shape"
+ALIKE, ONLY = "name, {}", "the only one of its kind and shape"
 
 
 class LayerMatch(NamedTuple):
@@ -34,34 +42,39 @@ class LayerMatch(NamedTuple):
     evidence: str
 
 
-def match_layers(source: Manifest, target: Manifest, renamed: RenamedLayers, *, rules: bool) -> dict[str, LayerMatch]:
+def match_layers(
+    source: Manifest, target: Manifest, renamed: RenamedLayers, *, ranking: Ranking = by_words
+) -> dict[str, LayerMatch]:
     """The layers of a target for which there is a source layer, by target name.
 
-    Names decide. What is left is paired by structure; and where there are no ``rules``, all layers are, if by their
-    names leaves are missing or refused, or a sequence is only numbered otherwise, and structure leaves one way only.
+    Args:
+        source: The manifest of the source.
+        target: That of the target.
+        renamed: The source's layers by the names that they have after the rules.
+        ranking: How layers that names do not lead to each other are paired within one kind and shape.
+
+    Returns:
+        target layer -> the match.
     """
     matcher = _LayerMatcher(source, target, renamed.layers)
-    pairs = {layer: layer for layer in target.layers if layer in renamed.layers}
-    evidence = {layer: RULE if layer in renamed.by_rule else NAME for layer in pairs}
-    leaves = {layer: matcher.leaves(layer, layer) for layer in pairs}
-    misfit = any(match.refused or match.missing for match in leaves.values())
-    if not rules and (misfit or len(pairs) < len(target.layers)):
-        by_structure = matcher.by_structure(list(renamed.layers), list(target.layers))
-        elsewhere = (layer for layer in pairs if by_structure.get(layer) != layer)
-        numbers = any(layer.rpartition(".")[2].isdigit() for layer in elsewhere)  # of a sequence, which counts others
-        if len(by_structure) == len(target.layers) and (misfit or numbers):
-            # The names are of two schemes that happen to overlap.
-            pairs, evidence, leaves = by_structure, {}, {}
-    paired = set(pairs.values())
-    left = [layer for layer in renamed.layers if layer not in paired]
-    pairs.update(matcher.by_structure(left, [layer for layer in target.layers if layer not in pairs]))
-    matches = {}
-    for layer, source_layer in pairs.items():
-        entries = renamed.layers[source_layer]
-        own_name = paths.split(next(iter(entries.values())).name)[0]
-        inside = leaves.get(layer) or matcher.leaves(source_layer, layer)
-        matches[layer] = LayerMatch(own_name, layer, entries, inside, evidence.get(layer, GUESS))
-    return matches
+    evidence: dict[str, tuple[str, str]] = {}  # target layer -> source layer, and why
+    unfit: dict[str, str] = {}
+    for pair in name_pairs(list(renamed.layers), list(target.layers)):
+        rule = RULE if pair.source in renamed.by_rule else NAME
+        why = ALIKE.format(pair.difference) if pair.difference else rule
+        if matcher.suits(pair.source, pair.target) or (why == RULE):
+            evidence[pair.target] = pair.source, why
+        elif not pair.difference:
+            unfit[pair.target] = pair.source
+    matcher.add_ranked(evidence, ranking)
+    for layer, source_layer in unfit.items():  # what is wrong with a pair of one name is said, if neither has another
+        if layer not in evidence and all(source_layer != taken for taken, _ in evidence.values()):
+            evidence[layer] = source_layer, NAME
+    order = {layer: i for i, layer in enumerate(target.layers)}
+    return {
+        layer: matcher.match(source_layer, layer, why)
+        for layer, (source_layer, why) in sorted(evidence.items(), key=lambda item: order[item[0]])
+    }
 
 
 class _LayerMatcher:
@@ -69,35 +82,62 @@ class _LayerMatcher:
 
     def __init__(self, source: Manifest, target: Manifest, layers: Mapping[str, Mapping[str, Entry]]) -> None:
         self._source, self._target, self._layers = source, target, layers
+        self._suits: dict[tuple[object, object], bool] = {}
+        self._signatures: dict[tuple[str, str], object] = {}
 
-    def leaves(self, source_layer: str, target_layer: str) -> LeafMatch:
-        """What becomes what inside a pair."""
+    def match(self, source_layer: str, target_layer: str, evidence: str) -> LayerMatch:
+        """A pair with what becomes what inside it."""
         entries = self._layers[source_layer]
-        source_shapes = {leaf: entry.spec.shape for leaf, entry in entries.items()}
+        own_name = paths.split(next(iter(entries.values())).name)[0]
+        leaves = self._leaves(source_layer, target_layer, lambda leaf: self._source.read(entries[leaf].name))
+        return LayerMatch(own_name, target_layer, entries, leaves, evidence)
+
+    def _leaves(self, source_layer: str, target_layer: str, read: Callable[[str], np.ndarray]) -> LeafMatch:
+        source_shapes = {leaf: entry.spec.shape for leaf, entry in self._layers[source_layer].items()}
         target_shapes = {leaf: entry.spec.shape for leaf, entry in self._target.layers[target_layer].items()}
         kinds = self._kind(source_layer), self._target.kind(target_layer)
-        return match_leaves(source_shapes, target_shapes, kinds, lambda leaf: self._source.read(entries[leaf].name))
+        return match_leaves(source_shapes, target_shapes, kinds, read)
 
-    def by_structure(self, sources: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
-        """target layer -> source layer, where order, kind and shape leave one way only."""
-        in_order = list(zip(sources, targets, strict=False))
-        if len(sources) == len(targets) and all(self._suits(s, t) for s, t in in_order):
-            return {target: source for source, target in in_order}
-        candidates = {target: [source for source in sources if self._suits(source, target)] for target in targets}
-        wanted = Counter(source for suiting in candidates.values() for source in suiting)
-        return {
-            target: suiting[0]
-            for target, suiting in candidates.items()
-            if len(suiting) == 1 and wanted[suiting[0]] == 1
-        }
+    def add_ranked(self, evidence: dict[str, tuple[str, str]], ranking: Ranking) -> None:
+        """Pair what names left: those that are alone of their kind and shape where that pairs everything, and by
+        rank."""
+        taken = {source_layer for source_layer, _ in evidence.values()}
+        sources = [layer for layer in self._layers if layer not in taken]
+        targets = [layer for layer in self._target.layers if layer not in evidence]
+        pairs = ranked(sources, targets, self.suits, self._signature, ranking)
+        whole = len(pairs) == len(sources) == len(targets)
+        counts = Counter(self._signature(side, layer) for side, layer in self._sides())
+        for layer, source_layer in pairs.items():
+            signatures = self._signature("target", layer), self._signature("source", source_layer)
+            alone = all(counts[signature] == 1 for signature in signatures)
+            evidence[layer] = source_layer, ONLY if whole and alone else GUESS
 
-    def _suits(self, source_layer: str, target_layer: str) -> bool:
-        """Whether two layers are of one kind, and every leaf of both has its place."""
+    def _sides(self) -> Sequence[tuple[str, str]]:
+        return [("source", layer) for layer in self._layers] + [("target", layer) for layer in self._target.layers]
+
+    def suits(self, source_layer: str, target_layer: str) -> bool:
+        """Whether two layers are of one kind, and every leaf of both has its place, whatever the values are."""
+        key = self._signature("source", source_layer), self._signature("target", target_layer)
+        if key not in self._suits:
+            self._suits[key] = self._look(source_layer, target_layer)
+        return self._suits[key]
+
+    def _look(self, source_layer: str, target_layer: str) -> bool:
         source_kind, target_kind = self._kind(source_layer), self._target.kind(target_layer)
         known = source_kind in KINDS or target_kind in KINDS
         if source_kind and target_kind and source_kind != target_kind and known:
             return False
-        return self.leaves(source_layer, target_layer).perfect
+        return self._leaves(source_layer, target_layer, lambda leaf: np.zeros(0)).perfect
+
+    def _signature(self, side: str, layer: str) -> object:
+        """What all layers have in common that suit the same others: side, kind, and the shapes of their leaves."""
+        known = self._signatures.get((side, layer))
+        if known is None:
+            leaves = self._layers[layer] if side == "source" else self._target.layers[layer]
+            kind = self._kind(layer) if side == "source" else self._target.kind(layer)
+            shapes = sorted((leaf, entry.spec.shape) for leaf, entry in leaves.items() if leaf not in BOOKKEEPING)
+            known = self._signatures[side, layer] = (side, kind, tuple(shapes))
+        return known
 
     def _kind(self, source_layer: str) -> str:
         """The kind of the first of a layer's leaves that has one: rules may gather leaves of several layers."""

@@ -8,7 +8,7 @@ not carry is compared as well.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,12 @@ from ..core.state import options_equal, same
 from ..errors import WrongType
 from .flattening import flattened_channels, permute_flattened
 from .manifest import Manifest, manifest_of
-from .match import GUESS, NAME, LayerMatch, match_layers
+from .match import NAME, LayerMatch, match_layers
+from .ranking import Ranking, by_words
 from .rename import RenamedLayers, Rules, rename_layers
+
+# No file and no layer says that its inputs were flattened, nor in which order; it is inferred from the layers before.
+FLATTENED = "guess: flattened in another order"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,15 @@ class Move:
     make: Callable[[], np.ndarray] = field(repr=False, compare=False)
     permutation: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
     gradient: Callable[..., np.ndarray] | None = field(default=None, repr=False, compare=False)
+
+
+def without_permutation(move: Move, read: Callable[[str], np.ndarray]) -> Move:
+    """A move without the flattening that was inferred for it."""
+    if move.permutation is None:
+        return move
+    change = "rows as they are: nothing is flattened before, or in one order on both sides"
+    gradient = None if move.gradient is None else lambda array: array
+    return replace(move, make=lambda: read(move.sources[0]), change=change, permutation=None, gradient=gradient)
 
 
 @dataclass
@@ -77,8 +90,12 @@ class Plan:
 
     @property
     def guesses(self) -> list[Move]:
-        """The moves that only order, kind and shape speak for."""
-        return [move for move in self.moves if move.why == GUESS]
+        """The moves that nothing but order, kind and shape speaks for, or in which a flattening is only inferred."""
+        return [move for move in self.moves if move.why.startswith("guess")]
+
+    def with_moves(self, moves: list[Move]) -> Plan:
+        """The same plan with other moves for the same parameters."""
+        return replace(self, moves=moves)
 
     @property
     def complete(self) -> bool:
@@ -156,10 +173,12 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
     return plan_manifests(manifest_of(source), manifest_of(target), rules, cast=cast)
 
 
-def plan_manifests(source: Manifest, target: Manifest, rules: Rules = None, *, cast: bool = False) -> Plan:
-    """:func:`plan` for two sides, whatever they are of."""
+def plan_manifests(
+    source: Manifest, target: Manifest, rules: Rules = None, *, cast: bool = False, ranking: Ranking = by_words
+) -> Plan:
+    """:func:`plan` for two sides, whatever they are of; ``ranking`` pairs what names do not."""
     renamed = rename_layers(source, rules)
-    matches = match_layers(source, target, renamed, rules=rules is not None)
+    matches = match_layers(source, target, renamed, ranking=ranking)
     plan = Plan(source.title, target.title)
     for layer, leaves in target.layers.items():
         if layer in matches:
@@ -196,8 +215,8 @@ def _add_layer(plan: Plan, source: Manifest, target: Manifest, match: LayerMatch
             change = f"rows permuted: {channels} channels were flattened {source.order}, here {target.order}"
         gradient = move.gradient if callable(move.gradient) else make if move.gradient else None
         maker = _maker(source, make, sources)
-        name = entries[move.target].name
-        plan.moves.append(Move(name, sources, change, match.evidence, maker, permutation, gradient))
+        name, why = entries[move.target].name, match.evidence if permutation is None else FLATTENED
+        plan.moves.append(Move(name, sources, change, why, maker, permutation, gradient))
     _compare_options(plan, source, target, match)
 
 
