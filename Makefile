@@ -13,11 +13,12 @@ JOBS ?= 2
 compare: $(VENV)/.ready
 	@$(BIN)/multiparam compare
 
+# Quick: each law with few repetitions. ARGS="tests/core -k tie" runs some; ARGS=--slow, or make slow, every test.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
-slow: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --slow
+slow:
+	@$(MAKE) --no-print-directory test ARGS=--slow
 
 # Which lines and branches the tests reach; a report in the terminal and build/coverage.xml.
 coverage: $(VENV)/.ready

@@ -72,6 +72,7 @@ print([net.backend for net in nets])
     [["torch", "mxnet", "jax", "tensorflow"], ["tensorflow", "jax", "mxnet", "torch"]],
     ids=["torch first", "tensorflow first"],
 )
+@pytest.mark.quick("torch first")
 def test_four_frameworks_work_in_one_process_in_either_order_and_numpy_stays_itself(order: list[str]) -> None:
     """All in one process: any import order; what MXNet misses in numpy is not given to numpy."""
     assert python(f"ORDER = {order}\n{ONE_AFTER_ANOTHER}") == str(order)
@@ -97,6 +98,7 @@ KERAS_FIRST = "tensorflow ['0.weight', '0.bias', '1.bias'] 7.0 Unsupported True"
 
 
 @pytest.mark.needs("tensorflow", "torch")
+@pytest.mark.slow
 def test_a_keras_model_on_torch_is_not_taken_for_a_torch_module() -> None:
     """All in one process, dispatch: a Keras model on the torch backend is a torch.nn.Module too."""
     assert python(KERAS_ON_ANOTHER_BACKEND, KERAS_BACKEND="torch") == KERAS_FIRST

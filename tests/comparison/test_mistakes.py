@@ -560,6 +560,7 @@ def judge(found: Comparison, row: Row) -> None:
 
 @pytest.mark.xdist_group("transformers")
 @pytest.mark.parametrize("twin", TRANSFORMERS)
+@pytest.mark.quick("torch", "linen")
 def test_transformers_without_a_mistake_agree(twin: str, recorded: Recorded) -> None:
     found = compared(TRANSFORMERS[twin], "", recorded)
     assert found.agrees, str(found)

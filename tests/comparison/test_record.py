@@ -432,6 +432,7 @@ print(len(found.checks))
 
 
 @pytest.mark.needs("sklearn")
+@pytest.mark.quick("torch", "tensorflow")
 def test_the_golden_file_of_this_repository_still_holds(backend: str) -> None:
     """Recorded once, by multiparam record --backend torch --model mlp --model tied --model cnn --steps 3 --layers none:
     whatever is upgraded must still compute it, and read it."""

@@ -284,6 +284,7 @@ print("all is well")
 
 @in_framework("tensorflow")
 @pytest.mark.parametrize("other", ["jax", "torch"])
+@pytest.mark.quick("jax")
 def test_keras_on_another_backend_has_all_but_gradients(other: str) -> None:
     code = f"import os; os.environ['KERAS_BACKEND'] = {other!r}\n" + textwrap.dedent(OTHER_KERAS)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)

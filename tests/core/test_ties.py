@@ -1467,6 +1467,7 @@ def test_linen_variables_are_a_plain_tree_with_every_layer_in_it(make: Any) -> N
 
 @in_framework("tensorflow")
 @pytest.mark.parametrize("kind, scheme", [("functional", "both"), ("sequential", "both"), ("subclass", "one")])
+@pytest.mark.quick("keras-functional*", "tf_keras-subclass*")
 def test_a_keras_tie_survives(lib: Any, scheme: str, kind: str, tmp_path: Any) -> None:
     """compile(), and every compiled function, from before the tie."""
     import tensorflow as tf
@@ -1564,6 +1565,7 @@ def check_training(s: Subject, name: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+@pytest.mark.quick("*-adam", "torch*")
 def test_training_a_tied_model(main: Any, optimizer: str) -> None:
     s = tied(main(), [(HEAD, EMBED, False), (DEC, ENC, True)])
     check_training(s, optimizer, 5)
@@ -1726,6 +1728,7 @@ def test_a_depthwise_and_a_grouped_convolution_in_keras(lib: Any, way: tuple[str
 @in_framework("jax")
 @pytest.mark.parametrize("way", [("1.weight", "0.weight"), ("0.weight", "1.weight")], ids=["plain", "reversed"])
 @pytest.mark.parametrize("library", ["linen", "nnx"])
+@pytest.mark.quick("linen-plain", "nnx-reversed")
 def test_two_sorts_of_transposed_convolution_in_flax(library: str, way: tuple[str, str]) -> None:
     from flax import linen, nnx
 

@@ -36,11 +36,13 @@ def pyright(path: Path, cache: Path) -> set[int]:
 
 
 @pytest.mark.parametrize("checker", [mypy, pyright])
+@pytest.mark.quick("mypy")
 def test_what_users_write_is_right(checker: type, tmp_path: Path) -> None:
     assert checker(FOLDER / "user_code.py", tmp_path) == set()
 
 
 @pytest.mark.parametrize("checker", [mypy, pyright])
+@pytest.mark.quick("mypy")
 def test_mistakes_are_found_where_they_are(checker: type, tmp_path: Path) -> None:
     lines = (FOLDER / "mistakes.py").read_text("utf-8").splitlines()
     planted = {number for number, line in enumerate(lines, 1) if "# mistake: " in line}

@@ -64,6 +64,7 @@ def test_every_command_of_the_page_does_what_it_says(folder: Path) -> None:
     assert isinstance(names["found"], mp.comparison.models.Comparison)
 
 
+@pytest.mark.slow
 def test_the_expected_difference_of_the_page_is_strict(folder: Path) -> None:
     assert [each.reason for each in read_config(Path("expected.toml")).expected] == ["as published; see the model card"]
     code, text = run(["compare", "expected.toml"])

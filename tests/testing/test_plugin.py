@@ -76,6 +76,7 @@ def test_the_example_adapter_passes_the_kit(installed: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.needs("torch")
+@pytest.mark.slow
 def test_compare_has_it_as_a_column(installed: Path, tmp_path: Path) -> None:
     program = "import sys; from multiparam.cli.app import main; sys.exit(main())"
     options = ("--backend", "torch", "--backend", "autograd", "--model", "digits-mlp", "--steps", "2")
@@ -109,12 +110,14 @@ def test_what_is_declared_is_expected_to_fail_and_told(installed: Path, tmp_path
     assert re.search(rf"expected to fail, \d+ tests: autograd declares '{name}': not here", text)
 
 
+@pytest.mark.slow
 def test_what_is_declared_and_works_fails(installed: Path, tmp_path: Path) -> None:
     patch(tmp_path, 'a.AutogradAdapter.unsupported = {"nn.LayerNorm": "surely not"}')
     code, text = kit(tmp_path, installed, "-p", "conftest", "-k", "layer and norm")
     assert code == 1 and "[XPASS(strict)] autograd declares 'nn.LayerNorm'" in text
 
 
+@pytest.mark.slow
 def test_a_declaration_that_no_test_looks_at_fails(installed: Path, tmp_path: Path) -> None:
     patch(tmp_path, 'a.AutogradAdapter.unsupported = {"nn.Konv": "misspelt"}')
     code, text = kit(tmp_path, installed, "-p", "conftest", "-k", "declaration")
@@ -142,6 +145,7 @@ LIST = """
 """
 
 
+@pytest.mark.slow
 def test_a_project_has_its_own_list(installed: Path, tmp_path: Path) -> None:
     patch(tmp_path, FAULT)
     (tmp_path / "list.toml").write_text(LIST)
@@ -165,6 +169,7 @@ def test_a_project_has_its_own_list(installed: Path, tmp_path: Path) -> None:
     ],
     ids=["unused", "table", "reason", "toml"],
 )
+@pytest.mark.quick("reason")
 def test_a_list_that_is_wrong_is_an_error(installed: Path, tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmultiparam_conformance = list.toml\n")
     (tmp_path / "list.toml").write_text(content)

@@ -262,6 +262,9 @@ def counted(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("a", "b", "kind"), PAIRS)
+@pytest.mark.quick(
+    "torch-keras*", "linen-torch*", "nnx-keras*", "gluon-linen*", "keras-gluon*", "tf_keras-nnx*", "torch-nnx*"
+)
 def test_there_and_back(a: str, b: str, kind: str) -> None:
     gru, without_n = kind.startswith("gru"), kind.startswith("gru") and "nnx" in (a, b)
     dtype = "float32" if kind == "instance norm" and "gluon" in (a, b) else F64  # MXNet's has no float64
@@ -496,6 +499,9 @@ SIDES = [*FLAVOURS, *(f"built {flavour}" for flavour in ("torch", "gluon", "line
         pytest.param(a, b, marks=pytest.mark.needs(*(NEEDS[each.removeprefix("built ")] for each in (a, b))))
         for a, b in itertools.permutations(SIDES, 2)
     ],
+)
+@pytest.mark.quick(
+    "torch-*", "*-built torch", "keras-built linen", "nnx-gluon", "built keras-nnx", "built gluon-tf_keras"
 )
 def test_the_order_of_flattening(a: str, b: str) -> None:
     def of(side: str) -> mp.Model:

@@ -82,6 +82,7 @@ for i in range(1, 5):
 
 @pytest.mark.needs("mxnet")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.quick("float64")
 def test_gluons_resnet_into_pytorchs_and_back(dtype: str) -> None:
     g = library("gluon")
     native = g.model_zoo.vision.resnet18_v1(classes=10)
@@ -244,6 +245,7 @@ def keras_block(keras: Any, dtype: str) -> Any:
         ("keras", keras_block, "float32"),
     ],
 )
+@pytest.mark.quick("linen*float64", "keras*float32")
 def test_pytorchs_transformer_encoder(flavour: str, block: Any, dtype: str) -> None:
     layer = N.TransformerEncoderLayer(E, HEADS, WIDE, 0.0, batch_first=True)
     source = fill(mp.wrap(N.TransformerEncoder(layer, 2, enable_nested_tensor=False).to(getattr(torch, dtype))))
@@ -283,6 +285,7 @@ LANGUAGE: dict[str, dict[str, Any]] = {
 @pytest.mark.needs("jax", "tensorflow")
 @pytest.mark.parametrize("which", LANGUAGE)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.quick("float64-linen", "float32-keras*")
 def test_pytorchs_language_model(which: str, dtype: str) -> None:
     source = Torch(
         lambda net, x: net.head(net.rnn(net.embed(x))[0]),

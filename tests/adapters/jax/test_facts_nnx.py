@@ -327,6 +327,7 @@ def test_evaluation_moves_nothing_and_gives_each_layer_its_mode_back() -> None:
     ],
     ids=["sgd", "nesterov", "adam"],
 )
+@pytest.mark.quick("adam-deep", "sgd-named", "nesterov-shared")
 def test_training_ends_where_nnxs_own_optimizer_ends(
     case: str, name: str, options: dict[str, Any], rule: Callable[[], Any]
 ) -> None:
