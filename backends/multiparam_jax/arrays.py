@@ -16,7 +16,8 @@ import multiparam.adapter as mpa
 
 FLOAT32 = jnp.dtype("float32")  # equal to each of the ways to write it
 CONFIG: Any = jax.config
-ENABLE_X64: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64  # JAX 0.7 has the latter only
+# JAX 0.7 has the second only; the first, where it is there, refuses to be taken for a truth value.
+ENABLE_X64: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
 def x64() -> AbstractContextManager[Any]:

@@ -144,10 +144,10 @@ class NnxHost(mpa.Host):
             delattr(owner, leaf)
         if view is not None:
             owner.__class__ = with_view(owner.__class__, leaf, view)
-        if leaf.isdigit() and isinstance(owner, nnx.List):
-            owner[int(leaf)] = storage.native
+        attribute, names = leaf if view is None else leaf + TIED, (leaf, leaf + TIED)
+        if attribute.isdigit() and isinstance(owner, nnx.List):
+            owner[int(attribute)] = storage.native
         else:
-            attribute, names = leaf if view is None else leaf + TIED, (leaf, leaf + TIED)
             setattr(owner, attribute, storage.native)
             place = next(i for i, name in enumerate(order) if name in names)
             for name in order[place:]:  # its place among the attributes is its place among the parameters
