@@ -15,7 +15,6 @@ from ..core.construction import wrap
 from ..core.group import store_of
 from ..core.model import Model
 from ..errors import InvalidArgument
-from ..transfers import apply
 from ..transfers.rename import Rules
 from .pairs import BOUNDS, ReferenceJudge
 from .recording import open_subjects, write_models
@@ -206,9 +205,7 @@ def _sync(subjects: Sequence[Subject], reference: Subject, sync: str, rules: Rul
     for each in subjects:
         if each is not source and isinstance(each, LiveSubject):
             known = rules if source is reference else None  # rules are of the reference's names
-            report = apply.transfer(source.weights(), each.net, known, accept_guesses=True)
-            if isinstance(source, LiveSubject) and any(move.permutation for move in report.plan.moves):
-                source.verify(report.plan, each.net)
+            source.give_weights(each.net, known)
 
 
 def _environments(subjects: Sequence[Subject]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from ..core.model import Model
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, ShapeError, Unsupported
 from ..transfers import apply
 from ..transfers.manifest import Manifest, manifest_of
-from ..transfers.plan import Plan
+from ..transfers.rename import Rules
 from .activations import ActivationCache, LayerCalls, OnCall, select_layers
 
 NamedArrays = Mapping[str, np.ndarray]
@@ -109,9 +109,9 @@ class Subject:
         cache = ActivationCache()
         return self.run(dtype, cache.add), cache
 
-    def weights(self) -> Any:
-        """What a transfer takes them from."""
-        return self.manifest
+    def give_weights(self, target: Model, rules: Rules) -> None:
+        """Transfer the weights to a model. Pairs that are guesses have to be proved, which a recording cannot do."""
+        apply.transfer_for_judging(self.manifest, target, rules)
 
     @property
     def native_dtype(self) -> str:
@@ -173,13 +173,9 @@ class LiveSubject(Subject):
                 raise DoesNotRun(f"{self.name} casts to {self.native_dtype}")
             return [np.array(apply.to_data_order(self.manifest.order, a, back=True)) for a in arrays]
 
-    def weights(self) -> Model:
-        return self.net
-
-    def verify(self, plan: Plan, target: Model) -> None:
-        """After a transfer in which a flattening was inferred: leave what agrees, with it or without."""
+    def give_weights(self, target: Model, rules: Rules) -> None:
         with _raising_does_not_run(f"{self.name} does not run on these inputs"):
-            apply.verify_transfer(plan, self.net, target, self._native_order())
+            apply.transfer(self.net, target, rules, verify=self._native_order())
 
     def _native_order(self) -> tuple[np.ndarray, ...]:
         """The inputs in the model's own order of channels."""

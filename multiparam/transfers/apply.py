@@ -18,7 +18,7 @@ from ..errors import InvalidArgument, TransferError
 from .manifest import manifest_of
 from .plan import Plan
 from .plan import plan as make_plan
-from .proof import Candidate, Snapshot, candidates, is_inferred, without_permutations
+from .proof import Candidate, Snapshot, candidates, is_inferred, proven, without_permutations
 from .rename import Rules
 
 BOUND = 256.0  # eps of the output's dtype that verification allows, unless told otherwise
@@ -130,6 +130,13 @@ def transfer(
     return transfer_verified(plan, source, target, inputs, rules, cast=cast, bound=bound, accepted=accepted)
 
 
+def transfer_for_judging(source: Any, target: Model, rules: Rules = None) -> Report:
+    """:func:`transfer` from what cannot run, into a model whose outputs are judged next: flattenings are taken as they
+    are inferred, since the judge would see a wrong one, and pairs that are guesses are refused."""
+    inferred = all(move.permutation for move in make_plan(source, target, rules).guesses)
+    return transfer(source, target, rules, accept_guesses=inferred)
+
+
 def apply_plan(plan: Plan, target: Model, tick: Callable[[str], None] = lambda name: None) -> None:
     """Write the moves of a plan in which nothing is wrong, one value at a time; ``tick`` is called after each."""
     for move in plan.moves:
@@ -178,7 +185,7 @@ def transfer_verified(
             tried.append((distance, candidate.how))
             if distance <= bound:
                 proved = f"Guesses were proved by the outputs: {candidate.how} ({len(tried)} tried)."
-                return Report(candidate.plan, distance, bound, proved=proved)
+                return Report(proven(candidate.plan), distance, bound, proved=proved)
     except BaseException:
         snapshot.restore()
         raise

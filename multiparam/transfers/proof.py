@@ -8,7 +8,7 @@ carried out, and both models run. The first that agrees stays. If none does, the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from .plan import Move, Plan, plan_manifests, without_permutation
 from .ranking import Ranking, by_calls, by_order, by_words
 from .rename import Rules
 
-Run = Callable[[Plan], float]  # carries a plan out and gives the distance of the outputs
+PROVED = "proved by the outputs"  # the evidence for what was a guess
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,12 @@ def without_permutations(plan: Plan, source: Manifest) -> Plan:
 def is_inferred(plan: Plan) -> bool:
     """Whether anything in a plan is a guess or an inference that numbers may prove."""
     return bool(plan.guesses) or any(move.permutation for move in plan.moves)
+
+
+def proven(plan: Plan) -> Plan:
+    """A plan whose guesses the outputs have borne out."""
+    guesses = set(map(id, plan.guesses))
+    return plan.with_moves([replace(move, why=PROVED) if id(move) in guesses else move for move in plan.moves])
 
 
 class Snapshot:

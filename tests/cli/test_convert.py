@@ -186,11 +186,10 @@ def test_to_nnx() -> None:
 
 
 @tensorflow_too
-def test_to_keras_by_accepted_guesses() -> None:
-    line = "nets.py:one", "kerases.py:other", "--verify", "x.npz", "--output", "w.weights.h5"
-    assert "guessed (--accept-guesses takes them)" in done(*line, code=3)
-    assert not Path("w.weights.h5").exists()
-    assert "the models agree" in done(*line, "--accept-guesses")
+def test_to_keras_by_kind_and_shape() -> None:
+    line = "nets.py:one", "kerases.py:other", "--output", "w.weights.h5"
+    assert "the only one of its kind and shape" in done(*line)
+    assert "the models agree" in done(*line, "--verify", "x.npz")
     from multiparam.cli import references
 
     keras = references.model("kerases.py:other").native

@@ -1522,6 +1522,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
         return SimpleNamespace(plan=SimpleNamespace(moves=[]))
 
     monkeypatch.setattr(apply_module, "transfer", transfer)
+    monkeypatch.setattr(apply_module, "transfer_for_judging", transfer)
     monkeypatch.setattr(models, "write_models", lambda *given: done["recorded"].append(given))
     return done
 
@@ -1608,17 +1609,18 @@ def test_the_weights_of_one_are_given_to_the_others_that_are_live(live: dict[str
     rules = {"x": "y"}
     with pytest.raises(errors.InvalidArgument, match="fits no source name"):  # it was to be handed on
         models.compare(nets, X, sync="a", rules=rules)
-    assert live["given"] == [(nets["a"], nets[name], rules, {"accept_guesses": True}) for name in "bc"]
+    assert [each[:3] for each in live["given"]] == [(nets["a"], nets[name], rules) for name in "bc"]
+    assert all(options.keys() == {"verify"} for *_, options in live["given"])  # guesses are to be proved
     live["given"].clear()
     found = models.compare(nets, X, sync="b")
-    assert live["given"] == [(nets["b"], nets[name], None, {"accept_guesses": True}) for name in "ac"]
+    assert [each[:3] for each in live["given"]] == [(nets["b"], nets[name], None) for name in "ac"]
     assert found.options["sync"] == "b" and found.options["steps"] == 0
 
 
 def test_rules_are_of_the_reference_alone(live: dict[str, list[Any]]) -> None:
     nets = {"a": Net(), "b": Net()}
     models.compare(nets, X, sync="b", rules={"0": "0"})
-    assert live["given"] == [(nets["b"], nets["a"], None, {"accept_guesses": True})]
+    assert [each[:3] for each in live["given"]] == [(nets["b"], nets["a"], None)]
 
 
 def test_the_weights_of_a_recording_are_given_to_live_models(compared: Compare, live: dict[str, list[Any]]) -> None:
@@ -1628,7 +1630,8 @@ def test_the_weights_of_a_recording_are_given_to_live_models(compared: Compare, 
     for sync, source in (("one@golden", golden[0]), ("two", golden[1]), ("r", None)):
         live["given"].clear()
         models.compare({"m": net, "r": "r.st"}, against="golden.st", sync=sync)
-        ((weights, target, rules, _),) = live["given"]
+        ((weights, target, rules, options),) = live["given"]
+        assert options == {}  # a recording cannot be run to prove a guess
         assert target is net and rules is None
         assert weights is source.manifest if source else weights.title == "net"
 

@@ -427,12 +427,22 @@ STRUCTURES: dict[str, tuple[Callable[[], mp.Model], Callable[[], mp.Model], dict
 }  # fmt: skip
 
 
+# Each layer is the only one of its kind and shape, on both sides, and all have a partner: nothing to guess.
+CERTAIN = ("numbers that count other things", "a bias fewer")
+
+
 @pytest.mark.parametrize("what", STRUCTURES)
 def test_structure(what: str) -> None:
     make, other, expected = STRUCTURES[what]
     source, target = make(), blank(other())
     before, plan = bits(target), mp.plan(source, target)
     assert all(move.why != "rule" for move in plan.moves)
+    if what in CERTAIN:
+        assert {move.why for move in plan.moves} == {"the only one of its kind and shape"} and not plan.guesses
+        assert not mp.transfer(source, target).plan.missing
+        for layer, at in (expected or {}).items():
+            assert np.array_equal(target[f"{layer}.weight"].numpy(), source[f"{at}.weight"].numpy()), layer
+        return
     with pytest.raises(mp.errors.TransferError, match="guess" if expected else "missing") as error:
         mp.transfer(source, target)
     assert str(plan) in str(error.value) and bits(target) == before
@@ -515,7 +525,11 @@ def test_the_order_of_flattening(a: str, b: str) -> None:
     orders = {True: "first", False: "last"}
     text = f"3 channels were flattened {orders[channels_first[a]]}, here {orders[channels_first[b]]}"
     assert (text in str(plan)) == moved == ("flattened" in str(plan)) and plan.complete
-    mp.transfer(source, target)
+    assert [move.target for move in plan.guesses] == ["fc.weight"] * moved
+    if moved:  # nothing says that there was a flattening, so it is not taken silently
+        with pytest.raises(mp.errors.TransferError, match="guess"):
+            mp.transfer(source, target)
+    mp.transfer(source, target, accept_guesses=moved)
     same = np.array_equal(source["fc.weight"].numpy(), target["fc.weight"].numpy())
     assert same != moved
 
@@ -526,7 +540,7 @@ def test_the_order_of_flattening(a: str, b: str) -> None:
     assert far(run(b, target), run(a, source)) <= 64
     before = source["fc.weight"].numpy()
     fill(source, "a third")
-    mp.transfer(target, source)
+    mp.transfer(target, source, accept_guesses=moved)
     assert np.array_equal(source["fc.weight"].numpy(), before)
 
 
