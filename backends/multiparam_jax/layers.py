@@ -92,7 +92,7 @@ TRANSPOSE_KERNEL: mpa.LeafNames = {"kernel": ("weight", "*OI"), "bias": ("bias",
 
 def leaves_of(module: Any) -> mpa.LeafNames | None:
     """The leaves of one module where its options change their layout: ``transpose_kernel`` reverses nothing."""
-    return TRANSPOSE_KERNEL if getattr(module, "transpose_kernel", False) else None
+    return TRANSPOSE_KERNEL if vars(module).get("transpose_kernel") else None
 
 
 def _cell(
