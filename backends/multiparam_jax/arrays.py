@@ -17,7 +17,8 @@ import multiparam.adapter as mpa
 FLOAT32 = jnp.dtype("float32")  # equal to each of the ways to write it
 LARGE = 1 << 16  # bytes from which an array is handed to JAX at once
 CONFIG: Any = jax.config
-ENABLE_X64: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64  # JAX 0.7 has the latter only
+# JAX 0.7 has the latter only; that of 0.10 has no truth value.
+ENABLE_X64: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
 def x64() -> AbstractContextManager[Any]:

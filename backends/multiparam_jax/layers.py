@@ -116,6 +116,14 @@ def _packed(kind: str, inputs: str = "dense_i", hidden: str = "dense_h") -> mpa.
 
 ATTENTION = mpa.attention("query", "key", "value", "out")
 GRU_BIASES = {"bias_ih": ("ir", "iz", "in"), "bias_hn": ("hn",)}
+# What the layers below these are, which exist only while they run.
+PARTS: mpa.ByClass[Any] = mpa.ByClass(
+    {
+        linen.MultiHeadDotProductAttention: linen.DenseGeneral,
+        linen.OptimizedLSTMCell: linen.recurrent.DenseParams,
+        **dict.fromkeys((linen.LSTMCell, linen.GRUCell, linen.SimpleCell), linen.Dense),
+    }
+)
 COMPOSITES = mpa.ByClass(
     {
         **{library.RNN: mpa.Composite(within={"cell": "_l0"}) for library in LIBRARIES},

@@ -145,19 +145,21 @@ class Run(NamedTuple):
         modules: Scope -> the module that was called there, bound.
         called: Scope -> the names of those below it, in the order of their first calls.
         calls: Which scope called which.
+        classes: Scope -> the class there, where it is a transformed one of the module that was called.
     """
 
     modules: dict[Scope, linen.Module]
     called: dict[Scope, list[str]]
     calls: set[tuple[Scope, Scope]]
+    classes: dict[Scope, type]
 
 
-NO_RUN = Run({}, {}, set())
+NO_RUN = Run({}, {}, set(), {})
 
 
 def watched(forward: Callable[[], Any]) -> tuple[Any, Run]:
     """What a function that runs a module gives, and what was called."""
-    run = Run({}, {}, set())
+    run = Run({}, {}, set(), {})
     stack: list[Scope] = []
 
     def on_call(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -177,7 +179,14 @@ def watched(forward: Callable[[], Any]) -> tuple[Any, Run]:
             stack.pop()
 
     with linen.intercept_methods(on_call):
-        return forward(), run
+        output = forward()
+    for path, module in run.modules.items():
+        # What scan and its like make of a class calls, and so shows, one of the class itself.
+        state = vars(run.modules[path[:-1]]).get("_state") if path[:-1] in run.modules else None
+        outer = getattr(state, "children", {}).get(path[-1]) if path else None
+        if isinstance(outer, type(module)) and type(outer) is not type(module):
+            run.classes[path] = type(outer)
+    return output, run
 
 
 def run_on_shapes(module: linen.Module, variables: Any, inputs: tuple[Any, ...], look: Callable[[Run], T]) -> T:

@@ -19,8 +19,9 @@ import multiparam.adapter as mpa
 
 from .arrays import LeafStorage
 from .build import Chain, Residual
-from .layers import COMPOSITES, LAYERS, leaves_of
-from .linen_modules import NO_RUN, Key, Run, Scope, attributes, field_names, made_by, stand_in
+from .layers import COMPOSITES, LAYERS, PARTS, leaves_of
+from .linen_lifted import Axes, lifted, stacks, to_front
+from .linen_modules import Key, Run, Scope, attributes, field_names, made_by, stand_in
 
 Path = tuple[str, ...]
 LISTED = re.compile(r"layers_(\d+)")
@@ -81,6 +82,8 @@ class Place(NamedTuple):
         positions: Its positions as far as they are known without binding.
         module: What is there, bound or not; None where that is not known.
         base: The scope that a bound module's own path starts from.
+        axes: Where transformations of modules above stack the arrays.
+        part: The class that what is here has as a part of the layer above.
     """
 
     scope: Scope
@@ -88,13 +91,15 @@ class Place(NamedTuple):
     positions: tuple[int, ...]
     module: Any = None
     base: Scope = ()
+    axes: Axes = ()
+    part: type | None = None
 
     def below(self, name: str, segment: str | None, position: int | None, module: Any, base: Scope = ()) -> Place:
         """The place of a scope below; ``segment`` is None where it adds no level to the names."""
         path = self.path if segment is None else (*self.path, segment)
         known = segment is not None and position is not None and len(self.positions) == len(self.path)
         positions = (*self.positions, position) if known else self.positions
-        return Place((*self.scope, name), path, positions, module, base)  # type: ignore[arg-type]
+        return Place((*self.scope, name), path, positions, module, base, self.axes)  # type: ignore[arg-type]
 
 
 class Layers:
@@ -115,10 +120,14 @@ class Layers:
         self._owners: dict[Key, Key] = {}
         # Of layers of one class, of arrays of the same names and shapes: large models have thousands of them.
         self._known_leaves: dict[Any, tuple[str, list[tuple[int, str, mpa.Layout | None]]]] = {}
-        self._run = run or NO_RUN
+        self._run = run or Run({}, {}, set(), {})
         self._elsewhere: dict[Scope, tuple[Any, Scope]] = {}  # modules that were handed on to another one
+        self._taken: set[Scope] = set()  # of cells: an RNN is one layer with its cell, wherever that was made
+        for scope, each in self._run.modules.items():
+            self._take(scope, each, ())
         self._root = Node.of(leaves)
         known = self._run.modules.get((), module)
+        self._run.classes.setdefault((), type(module))
         self._visit(self._root, Place((), (), (), known))
         for scope in self.modules:
             self.modules[scope] = stand_in(self.modules[scope])
@@ -126,31 +135,36 @@ class Layers:
 
     def _visit(self, node: Node, place: Place) -> None:
         module, start = place.module, len(self.slots)
-        cls = type(module) if module is not None else inferred(place.scope, node)
+        cls = self._run.classes.get(place.scope) or (type(module) if module is not None else inferred(place, node))
         if cls is None:  # arrays in dicts, or of a submodule that only shows itself in a run
             cls = linen.Module
             if node.arrays:
                 self.unknown.append(place.scope)
+        transformed = lifted(cls)
+        if transformed.axes:
+            place = place._replace(axes=(*place.axes, *transformed.axes))
         self.paths.setdefault(place.scope, []).append(place.path)
         if module is not None:
             self.modules[place.scope] = module
         if node.arrays:
             self._own(node, place, cls)
-        if node.below or isinstance(module, (Chain, Residual)):
+        if node.below or isinstance(module, (Chain, Residual)) or holds_cells(module):
             for child, below in self._children(node, place):
                 self._visit(child, below)
         composite = COMPOSITES.of(cls)
         if composite is not None:
             mpa.fold(composite, self.slots, start, len(place.path), ("params", *place.scope))
+        if transformed.scanned and not stacks(place.axes, "params"):
+            self.slots[start:] = map(_in_time, self.slots[start:])
 
     def _own(self, node: Node, place: Place, cls: type) -> None:
         """The slots of a scope's own arrays, in canonical order."""
         leaves = None if place.module is None else leaves_of(place.module)
-        alike = cls, leaves is None, *((key[-1], leaf.shape) for key, leaf in node.arrays)
+        alike = cls, leaves is None, place.axes, *((key[0], key[-1], leaf.shape) for key, leaf in node.arrays)
         known = self._known_leaves.get(alike)
         if known is None:
             kind = LAYERS.of(cls)
-            named = [LAYERS.canonical(cls, key[-1], leaf.shape, leaves) for key, leaf in node.arrays]
+            named = [_form(cls, key, leaf.shape, leaves, place.axes) for key, leaf in node.arrays]
             order = sorted(range(len(named)), key=lambda i: mpa.rank(kind, named[i][0]))
             known = self._known_leaves[alike] = kind, [(i, *named[i]) for i in order]
         kind, forms = known
@@ -167,19 +181,22 @@ class Layers:
             return
         seen: set[str] = set()
         for below in self._held(node, place):
-            if below.scope[-1] not in seen:
+            if below.scope[-1] not in seen and (below.scope not in self._taken or below.scope[:-1] != place.scope):
                 seen.add(below.scope[-1])
-                yield node.below[below.scope[-1]], below
+                yield self._node(below.scope), below
         numbered = self._numbered(node, place)
+        part = None if place.module is None else PARTS.of(type(place.module))
         for name in (*self._run.called.get(place.scope, ()), *node.names()):
-            if name in node.below and name not in seen:
+            scope = (*place.scope, name)
+            module, base = self._known(scope)
+            if (name in node.below or holds_cells(module)) and name not in seen and scope not in self._taken:
                 seen.add(name)
-                module, base = self._known((*place.scope, name))
-                yield node.below[name], place.below(name, name[7:] if numbered else name, None, module, base)
+                below = place.below(name, name[7:] if numbered else name, None, module, base)
+                yield self._node(scope), below if part is None else below._replace(part=part)
 
     def _numbered(self, node: Node, place: Place) -> bool:
         """Whether the scopes below are a Sequential's layers, though it is not known as a module."""
-        cls = inferred(place.scope, node) if place.module is None else type(place.module)
+        cls = inferred(place, node) if place.module is None else type(place.module)
         return cls is not None and issubclass(cls, linen.Sequential) and all(map(LISTED.fullmatch, node.below))
 
     def _known(self, scope: Scope) -> tuple[Any, Scope]:
@@ -200,8 +217,17 @@ class Layers:
                 again = list(self._attributes(node, place._replace(module=bound, base=place.scope)))
             except Exception:  # a user's setup that wants more than variables, as a random stream: a run will tell
                 return found
-            return again if len(again) >= len(found) else found
+            found = again if len(again) >= len(found) else found
+        for below in found:
+            self._take(below.scope, below.module, below.base)
         return found
+
+    def _take(self, scope: Scope, module: Any, base: Scope) -> None:
+        """Remember the cells of a recurrent layer that were made elsewhere."""
+        if holds_cells(module):
+            inside = (held.module for held in attributes(module) if held.module.scope is not None)
+            cells = ((*base, *cell.path) for cell in inside)
+            self._taken.update(cell for cell in cells if cell[:-1] != scope)
 
     def _listed(self, node: Node, place: Place) -> list[Place]:
         """The layers of a Sequential that is not bound."""
@@ -222,7 +248,10 @@ class Layers:
             position = int(keys[0]) if listed and attribute == "layers" and len(keys) == 1 else None
             if child.scope is not None:
                 scope = (*base, *child.path)
-                if scope[:-1] != place.scope or scope[-1] not in node.below:
+                if scope in self._taken and holds_cells(module):
+                    yield place.below(scope[-1], attribute, None, child, base)._replace(scope=scope)
+                    continue
+                if scope[:-1] != place.scope or not (scope[-1] in node.below or holds_cells(child)):
                     self._hand_on(child, base)
                     continue
                 name = scope[-1]
@@ -230,7 +259,7 @@ class Layers:
                 name = "_".join((attribute, *keys))
                 if child.name and (name not in node.below or attribute not in field_names(type(module))):
                     name = child.name
-            if name in node.below:
+            if name in node.below or (holds_cells(child) and child.scope is not None):
                 yield place.below(name, name if position is None else str(position), position, child, base)
 
     def _hand_on(self, module: linen.Module, base: Scope) -> None:
@@ -262,17 +291,39 @@ class Layers:
         return node
 
 
-def inferred(scope: Scope, node: Node) -> type | None:
+def holds_cells(module: Any) -> bool:
+    """Whether a module is a recurrent layer around a cell."""
+    composite = None if module is None else COMPOSITES.of(type(module))
+    return composite is not None and bool(composite.within)
+
+
+def _form(
+    cls: type, key: Key, shape: tuple[int, ...], leaves: mpa.LeafNames | None, axes: Axes
+) -> tuple[str, mpa.Layout | None]:
+    """Canonical leaf and layout of an array, axes along which layers are stacked in front."""
+    before = to_front(axes, key[0], len(shape)) if axes else None
+    name, layout = LAYERS.canonical(cls, key[-1], shape if before is None else before.shape(shape), leaves)
+    return name, mpa.join(before, layout)
+
+
+def _in_time(slot: mpa.Slot) -> mpa.Slot:
+    """A slot of a cell that is scanned with one set of weights: of a recurrent layer."""
+    if mpa.KINDS.get(slot.kind) is not mpa.RECURRENT or not slot.kind.endswith("_cell"):
+        return slot
+    return slot.replace(path=(*slot.path[:-1], f"{slot.path[-1]}_l0"), kind=slot.kind.removesuffix("_cell"))
+
+
+def inferred(place: Place, node: Node) -> type | None:
     """The class of a submodule that is not known, where its arrays can be of no other; None else."""
-    if not scope:
-        return None
-    numbered = NUMBERED.fullmatch(scope[-1])  # flax numbers by class what a compact method does not name
+    numbered = NUMBERED.fullmatch(place.scope[-1])  # flax numbers by class what a compact method does not name
     cls = getattr(linen, numbered[1], None) if numbered else None
     if cls is linen.Sequential and not node.arrays and all(map(LISTED.fullmatch, node.below)):
         return linen.Sequential
     own = {key[-1]: leaf.shape for key, leaf in node.arrays}
     if node.below or len(own) != len(node.arrays):
         return None
+    if place.part is not None and own.keys() <= {"kernel", "bias"}:
+        return place.part
     kernel, bias = own.get("kernel", ()), own.get("bias")
     # A square kernel may be the other way round: there are such layers.
     if own.keys() == {"kernel", "bias"} and len(kernel) == 2 and bias == kernel[-1:] != kernel[:1]:

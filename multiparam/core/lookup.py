@@ -36,12 +36,20 @@ def by_name(table: Table, among: Found, name: str) -> Union[int, Found, None]:
         The index of a parameter; a group; None where it is nothing.
     """
     prefix = paths.text(among.prefix)
-    full = f"{prefix}.{name}" if prefix else name
+    full = f"{prefix}.{name}" if among.prefix else name
     found = _found(table, among, [full], full)
     if found is not None:
         return found
-    way = f"{among.way}.{name}" if among.way else name
-    return _found(table, among, table.aliases.names(way) or [way], way)
+    way = f"{among.way}.{name}" if among.way or among.prefix else name
+    return _found(table, _reached(table, among), table.aliases.names(way) or [way], way)
+
+
+def _reached(table: Table, among: Found) -> Found:
+    """Where aliases lead: anywhere from a layer, which may hold one that is named elsewhere; not out of a selection."""
+    everything = Found((), "", range(len(table.slots)))
+    whole = by_name(table, everything, among.way) if among.way else everything
+    is_whole = isinstance(whole, Found) and set(whole.inside) == set(among.inside)
+    return everything if is_whole else among
 
 
 def _found(table: Table, among: Found, names: list[str], way: str) -> Union[int, Found, None]:
@@ -87,7 +95,7 @@ def by_position(table: Table, among: Found, position: int) -> Found:
         path = slots[inside[0]].path[: depth + 1]
         return Found(path, paths.text(path), inside)
     below = table.aliases.below(among.way)
-    everywhere = Found((), "", among.inside)
+    everywhere = Found((), "", _reached(table, among).inside)
     known = {i: by_name(table, everywhere, text) for i, text in below.items()}
     found = known.get(position)
     if isinstance(found, Found):
