@@ -40,6 +40,13 @@ class TensorflowAdapter(mpa.Adapter):
                 )
             if inputs:
                 native(*inputs)
+            elif complete:
+                warnings.warn(
+                    f"No call of {native.name!r} has reached its layer {idle.name!r}, which is left out. Where it should "
+                    "have parameters, pass example inputs, mp.wrap(net, X).",
+                    MultiparamWarning,
+                    stacklevel=3,
+                )
         if twice and len(applied(native)) < len(twice):
             positions = [i for i, layer in enumerate(twice) if twice.count(layer) > 1]
             warnings.warn(

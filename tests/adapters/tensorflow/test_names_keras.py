@@ -241,7 +241,10 @@ def test_a_layer_no_call_of_a_functional_model_reaches_is_left_out(lib: Any) -> 
 
     x = lib.Input((4,))
     native = lib.Model(x, Half()(x))
-    assert list(mp.wrap(native).parameters()) == both("half.used")
+    with pytest.warns(mp.MultiparamWarning, match=r"reached its layer 'dense.*', which is left out"):
+        net = mp.wrap(native)
+    assert list(net.parameters()) == both("half.used")
+    assert list(mp.wrap(native, X).parameters()) == both("half.used")
 
 
 # -- one layer under two attributes
