@@ -42,8 +42,8 @@ class TensorflowAdapter(mpa.Adapter):
                 native(*inputs)
             elif complete:
                 warnings.warn(
-                    f"No call of {native.name!r} has reached its layer {idle.name!r}, which is left out. Where it should "
-                    "have parameters, pass example inputs, mp.wrap(net, X).",
+                    f"No call of {native.name!r} has reached its layer {idle.name!r}, which is left out. Where it "
+                    "should have parameters, pass example inputs, mp.wrap(net, X).",
                     MultiparamWarning,
                     stacklevel=3,
                 )
