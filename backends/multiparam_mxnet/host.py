@@ -10,11 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from multiparam.adapter import Activation, Host, LayerNames, Layout, Run, Slot, Storages, Unsupported, hook_calls, rank
+from multiparam.adapter import (
+    Activation,
+    Host,
+    LayerNames,
+    Layout,
+    Place,
+    Run,
+    Slot,
+    Storages,
+    Unsupported,
+    hook_calls,
+    rank,
+)
 
 from .layers import LAYERS, RECURRENT_BLOCKS, blocks, channels_last, leaf_names, places
 from .load import load
-from .storage import GluonStorage, TiedView, is_np, namespace
+from .storage import GluonStorage, TiedView, is_np, namespace, parameter_shape
+from .symbols import SymbolBlock, auxiliary, variables
 
 mx = load()
 autograd, gluon = mx.autograd, mx.gluon
@@ -40,25 +53,48 @@ class GluonHost(Host):
 
     def slots(self) -> list[Slot]:
         slots: list[Slot] = []
-        for path, positions, block in places(self.native):
+        all_places = list(places(self.native))
+        for path, positions, block in all_places:
             slots += self._own_slots(block, path, positions)
         held = {id(slot.storage.native) for slot in slots}
-        lost = [p.name for p in self.native.collect_params().values() if id(p) not in held]
-        if lost:
-            raise Unsupported(
-                f"Parameter {lost[0]!r} is held by no attribute of its block, so it has no stable name. "
-                "Assign what self.params.get returns to an attribute."
-            )
+        if any(id(p) not in held for p in self.native.collect_params().values()):
+            slots += self._unheld(all_places, held)
         self._storages.keep(slots)
         return slots
 
+    def _unheld(self, all_places: list[Place], held: set[int]) -> list[Slot]:
+        """Parameters that are in no attribute, under the name they were asked for, ``self.params.get(name)``."""
+        slots = []
+        for path, positions, block in all_places:
+            for name, parameter in block._params.items():
+                if id(parameter) not in held:
+                    held.add(id(parameter))
+                    storage, kind = self._storages.of(parameter, GluonStorage), LAYERS.of(type(block))
+                    leaf, buffer = name.removeprefix(block.prefix), isinstance(parameter, gluon.Constant)
+                    slots.append(Slot((*path, leaf), positions, kind, storage, None, block, name, buffer))
+        return slots
+
+    def _symbol_slots(self, block: Any, path: tuple[str, ...], positions: tuple[int, ...]) -> list[Slot]:
+        """The slots of a SymbolBlock, layer by layer as its graph has them."""
+        own, buffers = [], auxiliary(block)
+        for name, (layer, number, leaf, kind, *_) in (known := variables(block)).items():
+            parameter = block._params[name]
+            source, view = (parameter.source, parameter.view) if isinstance(parameter, TiedView) else (parameter, None)
+            storage = self._storages.of(source, GluonStorage)
+            layout = known[name].canonical(parameter_shape(parameter))
+            place, inside = ((*path, layer), (*positions, number)) if layer else (path, positions)
+            own.append(Slot((*place, leaf), inside, kind, storage, layout, block, name, name in buffers, view))
+        return sorted(own, key=lambda slot: (slot.positions, rank(slot.kind, slot.path[-1])))
+
     def _own_slots(self, block: Any, path: tuple[str, ...], positions: tuple[int, ...]) -> list[Slot]:
+        if isinstance(block, SymbolBlock):
+            return self._symbol_slots(block, path, positions)
         cls, kind, names = type(block), LAYERS.of(type(block)), leaf_names(block)
         own: list[Slot] = []
         for leaf, parameter in block._reg_params.items():
             source, view = (parameter.source, parameter.view) if isinstance(parameter, TiedView) else (parameter, None)
             storage = self._storages.of(source, GluonStorage)
-            name, layout = LAYERS.canonical(cls, leaf, parameter.shape or (), names)
+            name, layout = LAYERS.canonical(cls, leaf, parameter_shape(parameter), names)
             buffer = leaf in ("running_mean", "running_var") or isinstance(parameter, gluon.Constant)
             own.append(Slot((*path, name), positions, kind, storage, layout, block, leaf, buffer, view))
         if isinstance(block, RECURRENT_BLOCKS):  # Gluon lists all weights of all its layers first
@@ -98,6 +134,8 @@ class GluonHost(Host):
                 block._active = was_active
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
+        if isinstance(slot.owner, SymbolBlock):
+            return variables(slot.owner)[slot.leaf].options
         return LAYERS.options(slot.options_layer)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
@@ -109,6 +147,11 @@ class GluonHost(Host):
     def bind(self, slots: Sequence[Slot], storage: Any, view: Layout | None = None) -> None:
         block, leaf = slots[0].owner, slots[0].leaf
         old, new = slots[0].storage.native, storage.native
+        if isinstance(block, SymbolBlock) or leaf not in block._reg_params:
+            raise Unsupported(
+                f"{leaf!r} is in no attribute of its block, which finds it by that name, so nothing else can be tied "
+                "there. In a block of your own, assign what self.params.get returns to an attribute."
+            )
         # The three places a block keeps a parameter; plain assignment asserts that the two are the same.
         held = new if view is None else TiedView(new, view)
         object.__setattr__(block, leaf, held)

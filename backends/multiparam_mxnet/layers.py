@@ -21,6 +21,13 @@ def _activation(block: Any) -> str:
     return "linear" if block is None else str(getattr(block, "_act_type", type(block).__name__.lower()))
 
 
+def _scale(block: Any) -> bool:
+    """False where BatchNorm(scale=False) computes as if gamma were ones, whatever it holds; else there is no option."""
+    if not block._kwargs["fix_gamma"]:
+        raise AttributeError
+    return False
+
+
 CONV: dict[str, Any] = {
     "stride": lambda block: tuple(block._kwargs["stride"]),
     "padding": lambda block: tuple(block._kwargs["pad"]),
@@ -61,6 +68,7 @@ LAYERS = Layers(
         "batchnorm": {
             "eps": lambda block: block._kwargs["eps"],
             "momentum": lambda block: momentum_from_decay(block._kwargs["momentum"]),
+            "scale": _scale,
         },
         "rnn": {"activation": lambda block: block._mode.removeprefix("rnn_")},
         "rnn_cell": {"activation": "_activation"},
@@ -76,7 +84,26 @@ RECURRENT_BLOCKS = (rnn.rnn_layer._RNNLayer, rnn.RecurrentCell)
 
 def places(block: Any) -> Iterator[Place]:
     """Every use of every block below one."""
-    return walk(block, lambda block: block._children.items())
+    return walk(block, _children)
+
+
+def _children(block: Any) -> list[tuple[str, Any]]:
+    """A block's children by name. Names that Gluon made up, as in ``register_child(child, child.name)``, count the
+    blocks of the process: without the parent's they are what the user called the child, or else its position."""
+    keys, children = list(block._children), list(block._children.values())
+    names = [_child_name(block, *each) for each in zip(range(len(keys)), keys, children, strict=True)]
+    for i, key in enumerate(keys):
+        if names[i] != key and names.count(names[i]) > 1:
+            names[i] = f"{i}_{children[i]._alias()}"
+    return list(zip(names, children, strict=True))
+
+
+def _child_name(parent: Any, position: int, key: str, child: Any) -> str:
+    if key.isdigit() or child is None or vars(parent).get(key) is child:
+        return key
+    inside = key.removeprefix(parent.prefix).rstrip("_") or key
+    made_up = key.rstrip("_") == child.name and re.fullmatch(rf"(.*_)?{re.escape(child._alias())}\d+", inside)
+    return str(position) if made_up else inside
 
 
 def blocks(block: Any, kind: Any = mx.gluon.Block) -> list[Any]:

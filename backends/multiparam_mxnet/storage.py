@@ -40,6 +40,14 @@ def namespace(array: Any) -> Any:
     )
 
 
+def parameter_shape(parameter: Any) -> tuple[int, ...]:
+    """A parameter's shape; () while it is not known. One that was loaded into a SymbolBlock knows its array only."""
+    shape = parameter.shape
+    if shape is None and parameter._data is not None:
+        shape = parameter.data().shape
+    return tuple(shape or ())
+
+
 class GluonStorage:
     """A gluon Parameter."""
 
@@ -52,7 +60,7 @@ class GluonStorage:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        return None if self.native._data is None else tuple(self.native.shape)
+        return None if self.native._data is None else parameter_shape(self.native)
 
     @property
     def dtype(self) -> str:

@@ -16,7 +16,7 @@ from multiparam.errors import MultiparamWarning, UnknownShapes, Unrecognised
 from .build import functional
 from .host import KerasHost
 from .storage import KerasStorage, namespace, to_numpy
-from .walk import applied, is_layer, repeated, walk
+from .walk import applied, is_layer, is_unbuilt, repeated, walk
 
 
 class TensorflowAdapter(mpa.Adapter):
@@ -26,9 +26,11 @@ class TensorflowAdapter(mpa.Adapter):
         if not is_layer(native):
             raise Unrecognised(f"mp.wrap takes a Keras model or layer, not {type(native).__qualname__}.")
         twice = repeated(native)
-        idle = next((layer for _, _, layer in walk(native) if not layer.built), None) if native.built else native
+        idle = next((layer for _, _, layer in walk(native) if is_unbuilt(layer)), None) if native.built else native
         if idle is not None:
-            if not inputs:
+            # The layers of a Functional model have all been called: what these did not reach, no call reaches.
+            complete = native.built and any(base.__name__ == "Functional" for base in type(native).__mro__)
+            if not inputs and not complete:
                 raise UnknownShapes(
                     f"The layer {idle.name!r} of the Keras model {native.name!r} was never called, so it has no "
                     "parameters. Pass example inputs, mp.wrap(net, X); a layer that no call reaches is left out."
@@ -36,7 +38,15 @@ class TensorflowAdapter(mpa.Adapter):
                     else f"The Keras model {native.name!r} is not built, so it has no parameters yet. "
                     "Pass example inputs, mp.wrap(net, X), or call it once."
                 )
-            native(*inputs)
+            if inputs:
+                native(*inputs)
+            elif complete:
+                warnings.warn(
+                    f"No call of {native.name!r} has reached its layer {idle.name!r}, which is left out. Where it "
+                    "should have parameters, pass example inputs, mp.wrap(net, X).",
+                    MultiparamWarning,
+                    stacklevel=3,
+                )
         if twice and len(applied(native)) < len(twice):
             positions = [i for i, layer in enumerate(twice) if twice.count(layer) > 1]
             warnings.warn(

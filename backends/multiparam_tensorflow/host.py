@@ -17,7 +17,8 @@ from multiparam.errors import MultiparamWarning, Unsupported
 from .layers import LAYERS, composite_of, leaves_of
 from .optimizers import KerasOptimizer
 from .storage import KerasStorage, TiedView, namespace, tf_variable, to_numpy
-from .walk import Path, built, own_lists, places, variables, walk
+from .variables import own_lists, variables
+from .walk import Path, built, places, walk
 
 Open = tuple[Path, int, mpa.Composite, Any]  # path, first slot, how it folds, layer
 # What a model compiled for the variables it had, in Keras 3 and tf_keras.
@@ -58,15 +59,22 @@ class KerasHost(mpa.Host):
 
     def _own(self, layer: Any, path: Path, positions: tuple[int, ...]) -> list[mpa.Slot]:
         """The slots of a layer's own variables, in canonical order."""
-        kind, leaves, trained, own = LAYERS.of(type(layer)), leaves_of(layer), own_lists(layer)[0], []
-        for attribute, variable in variables(layer):
+        kind, trained, own = LAYERS.of(type(layer)), own_lists(layer)[0], []
+        for place, variable in variables(layer):
             storage = self._storages.of(variable, KerasStorage, layer)
             if not any(_is_in(variable, group) for group in own_lists(storage.layer)):
                 storage.layer = layer  # it was untied from the layer it was held by first
-            held = vars(layer)[attribute]
-            name, layout = LAYERS.canonical(type(layer), attribute.lstrip("_"), tuple(held.shape), leaves)
+            held = vars(layer).get(place[0]) if len(place) == 1 else variable
+            segments, layout = (place[0].lstrip("_") or place[0], *place[1:]), None
+            if len(place) == 1:
+                shape = tuple((variable if held is None else held).shape)
+                name, layout = LAYERS.canonical(type(layer), segments[0], shape, leaves_of(layer))
+                segments = (name,)
             buffer, view = not _is_in(variable, trained), held.layout if isinstance(held, TiedView) else None
-            own.append(mpa.Slot((*path, name), positions, kind, storage, layout, layer, attribute, buffer, view))
+            nested = (*positions, *(0 for _ in segments[1:]))
+            own.append(
+                mpa.Slot((*path, *segments), nested, kind, storage, layout, layer, ".".join(place), buffer, view)
+            )
         return sorted(own, key=lambda slot: mpa.rank(kind, slot.path[-1]))
 
     @property
@@ -110,6 +118,11 @@ class KerasHost(mpa.Host):
 
     def bind(self, slots: Sequence[mpa.Slot], storage: Any, view: mpa.Layout | None = None) -> None:
         layer, attribute = slots[0].owner, slots[0].leaf
+        if attribute not in vars(layer):
+            raise Unsupported(
+                f"{attribute!r} of layer {layer.name!r} is in no attribute of its own, so nothing else can be put "
+                "there. Assign what add_weight returns to an attribute, and it can be tied."
+            )
         old, new = slots[0].storage.native, storage.native
         # By hand and by identity: Keras 3 locks what a built layer holds, and its tracker's own replacement compares
         # variables by their values.

@@ -1,34 +1,35 @@
-"""The layers of a Keras model and the attributes that hold their variables.
+"""The layers of a Keras model: which there are, where they are held, and in which order.
 
-Keras' own names and paths are neither unique nor stable, so variables and layers are found by looking up, by identity,
-which attribute holds them; a Sequential's children are named by position.
+Layers are found where Keras itself finds them when it saves weights: in a Sequential's or a Functional model's list, in
+attributes, and in lists and mappings that attributes hold. What they are called is in
+:mod:`multiparam_tensorflow.names`.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import multiparam.adapter as mpa
-from multiparam.errors import Unsupported
 
-from .layers import ROOTS
-from .storage import TiedView
+from .layers import ROOTS, composite_of
+from .names import Child, counted_names, given_names
 
 Path = tuple[str, ...]
 Place = tuple[Path, tuple[int, ...], Any]  # path, positions, layer
 
 # The places of the models mp.build made: a shared layer's second name is nowhere in a Functional model.
 built: weakref.WeakKeyDictionary[Any, list[Place]] = weakref.WeakKeyDictionary()
-# The attributes in which each class of layers was known to hold variables: where to look first.
-holders: dict[type, list[str]] = {}
 # tf_keras' metrics are layers too, and none of a model's.
 IS_LAYER = mpa.ByClass({f"{root}.{name}": name == "Layer" for root in ROOTS for name in ("Layer", "Metric")})
-# Where Keras 3 itself lists a layer's sublayers again; TensorFlow's own lists begin with "_self_".
-TRACKERS = {"_modules", "_layers", "_tracked", "_operations", "_metrics", "_functional", "_obj_reference_counts_dict"}
+# Where Keras 3, Keras on torch and TensorFlow list again, for themselves, what attributes hold.
+TRACKERS = {
+    *("_modules", "_layers", "_tracked", "_operations", "_metrics", "_functional", "_obj_reference_counts_dict"),
+    *("_self_tracked_trackables", "_self_saveable_object_factories", "_self_name_based_restores"),
+    *(f"_self_unconditional_{which}" for which in ("checkpoint_dependencies", "dependency_names")),
+    "_self_unconditional_deferred_dependencies",
+}
 
 
 def is_layer(item: object) -> bool:
@@ -36,32 +37,11 @@ def is_layer(item: object) -> bool:
     return bool(IS_LAYER.of(type(item)))
 
 
-def own_lists(layer: Any) -> tuple[list[Any], list[Any]]:
-    """A layer's own trainable and other variables, in either generation."""
-    if hasattr(layer, "_trainable_variables"):
-        return layer._trainable_variables, layer._non_trainable_variables
-    return layer._trainable_weights, layer._non_trainable_weights
-
-
-def variables(layer: Any) -> Iterator[tuple[str, Any]]:
-    """A layer's own variables with the attribute that holds each."""
-    attributes, names = vars(layer), holders.setdefault(type(layer), [])
-    for variable in (v for group in own_lists(layer) for v in group):
-        name = next(
-            (name for name in itertools.chain(names, attributes) if _holds(attributes.get(name), variable)), None
-        )
-        if name is None:
-            raise Unsupported(
-                f"A variable of layer {layer.name!r} is held by no attribute of its own, so it has no stable name; "
-                "assign what add_weight returns to an attribute."
-            )
-        if name not in names:
-            names.append(name)
-        yield name, variable
-
-
-def _holds(value: Any, variable: Any) -> bool:
-    return value is variable or (isinstance(value, TiedView) and value.source is variable)
+def is_unbuilt(layer: Any) -> bool:
+    """Whether a layer has yet to make variables; one without a ``build`` of its own, as Dropout, has none to make."""
+    builds = next(cls for cls in type(layer).__mro__ if "build" in vars(cls))
+    own = builds.__name__ not in ("Layer", "BaseRandomLayer") or builds.__module__.partition(".")[0] not in ROOTS
+    return own and not layer.built
 
 
 def places(model: Any) -> list[Place]:
@@ -69,45 +49,85 @@ def places(model: Any) -> list[Place]:
     return built.get(model) or list(walk(model))
 
 
-def walk(layer: Any, path: Path = (), positions: tuple[int, ...] = (), above: tuple[int, ...] = ()) -> Iterator[Place]:
-    """Every use of every layer in definition order; one used at several places comes several times."""
+def walk(
+    layer: Any,
+    path: Path = (),
+    positions: tuple[int, ...] = (),
+    above: tuple[int, ...] = (),
+    composite: bool = False,
+) -> Iterator[Place]:
+    """Every use of every layer in definition order; one used at several places comes several times.
+
+    Inside a ``composite`` layer given names do not count: Keras itself gives some, and what the parts are is known by
+    the attributes.
+    """
     if id(layer) in above:  # a layer that refers back to its parent
         return
     yield path, positions, layer
-    for position, (segments, child) in enumerate(_children(layer)):
-        nested = (int(segment) if segment.isdigit() else 0 for segment in segments[1:])
-        yield from walk(child, (*path, *segments), (*positions, position, *nested), (*above, id(layer)))
+    composite = composite or composite_of(layer) is not None
+    children = _children(layer)
+    names = {} if composite else given_names(layer, children)
+    for position, (segments, child) in enumerate(children):
+        nested = [int(segment) if segment.isdigit() else 0 for segment in segments[1:]]
+        if position in names:
+            segments, nested = (names[position],), []
+        yield from walk(child, (*path, *segments), (*positions, position, *nested), (*above, id(layer)), composite)
 
 
-def _children(layer: Any) -> Iterator[tuple[Path, Any]]:
-    """A layer's direct sublayers by name: by position in a Sequential; elsewhere by the attributes that hold them, then
-    by layer name in a Functional model, then by private attributes, which MultiHeadAttention, for one, keeps."""
+def _children(layer: Any) -> list[Child]:
+    """A layer's direct sublayers and where they are held: in a Sequential or a Functional model those of its list; then
+    those in public attributes; and once, if they are not among these, those in private attributes, which
+    MultiHeadAttention, for one, keeps, and whatever else Keras tracks, as in a set."""
     classes = {base.__name__ for base in type(layer).__mro__}
-    if "Sequential" in classes:
-        yield from (((str(i),), child) for i, child in enumerate(applied(layer)))
-        return
-    if not (getattr(layer, "_layers", None) or getattr(layer, "_self_tracked_trackables", None)):
-        return
-    reached: set[int] = set()
-    attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # where layers are torch's modules, they are there
-    if "Bidirectional" in classes and hasattr(layer, "backward_layer"):
-        attributes.pop("layer", None)  # tf_keras keeps the layer it was given, unused, beside the two it made of it
-    public = [attribute for attribute in attributes if not attribute.startswith("_")]
-    for attribute in public:
-        for segments, child in _layers(attributes[attribute]):
+    sequential = "Sequential" in classes  # of tf_keras a Functional model too
+    if not (sequential or getattr(layer, "_layers", None) or getattr(layer, "_self_tracked_trackables", None)):
+        return []
+    public, private = _held(layer)
+    unused = vars(layer).get("layer") if "Bidirectional" in classes and hasattr(layer, "backward_layer") else None
+    if unused is not None:  # tf_keras keeps the layer it was given beside the two it made of it
+        public = [child for child in public if child.layer is not unused]
+    children: list[Child] = []
+    if sequential:
+        children = [Child((str(i),), child) for i, child in enumerate(applied(layer))]
+        listed = {id(child.layer) for child in children}
+        public = [child for child in public if id(child.layer) not in listed]
+    elif "Functional" in classes:
+        children = _graph(layer, public)
+    places = {child.segments for child in children}
+    children += [child for child in public if child.segments not in places]
+    reached = {id(unused), *(id(child.layer) for child in children)}
+    taken = {child.segments[0] for child in children}
+    for (attribute, *segments), child in private:
+        if id(child) not in reached:
             reached.add(id(child))
-            yield (attribute, *segments), child
-    if "Functional" in classes:
-        graph = [child for child in layer.layers if not _is_input(child) and id(child) not in reached]
-        reached.update(map(id, graph))
-        yield from zip(((name,) for name in _stable_names(graph)), graph, strict=True)
+            bare = attribute.lstrip("_")
+            children.append(Child((attribute if bare in taken else bare, *segments), child))
+    tracked = [each for each in layer._flatten_layers(recursive=False, include_self=False) if is_layer(each)]
+    rest = [each for each in tracked if id(each) not in reached and not _is_input(each)]
+    names = counted_names(rest, {child.segments[0] for child in children})
+    return children + [Child((name,), child) for name, child in zip(names, rest, strict=True)]
+
+
+def _graph(model: Any, public: list[Child]) -> list[Child]:
+    """The layers of a Functional model by the attribute that holds them, else by their class and a count."""
+    held = {id(child.layer): child for child in reversed(public)}
+    layers = [layer for layer in model.layers if not _is_input(layer)]
+    rest = [layer for layer in layers if id(layer) not in held]
+    names = counted_names(rest, {child.segments[0] for child in public})
+    counted = {id(layer): Child((name,), layer) for name, layer in zip(names, rest, strict=True)}
+    return [held.get(id(layer)) or counted[id(layer)] for layer in layers]
+
+
+def _held(layer: Any) -> tuple[list[Child], list[Child]]:
+    """What a layer's attributes hold: the public ones, and those that Keras' bookkeeping is not in."""
+    attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # where layers are torch's modules, they are there
+    public: list[Child] = []
+    private: list[Child] = []
     for attribute, value in attributes.items():
-        if attribute.startswith("_") and not attribute.startswith("_self_") and attribute not in TRACKERS:
-            for segments, child in _layers(value):
-                if id(child) not in reached:
-                    reached.add(id(child))
-                    bare = attribute.lstrip("_")
-                    yield (attribute if bare in public else bare, *segments), child
+        if attribute not in TRACKERS:
+            held = [Child((attribute, *segments), child) for segments, child in _layers(value)]
+            (private if attribute.startswith("_") else public).extend(held)
+    return public, private
 
 
 def _is_input(layer: Any) -> bool:
@@ -133,34 +153,10 @@ def repeated(model: Any) -> list[Any]:
 
 def _layers(value: Any) -> Iterator[tuple[Path, Any]]:
     """The layers in a value of an attribute: itself, or those in lists and mappings."""
-    items: Any = value.items() if isinstance(value, Mapping) else ()
+    items: Any = list(value.items()) if isinstance(value, Mapping) else ()
     if is_layer(value):
         yield (), value
     elif isinstance(value, (list, tuple)):
         items = enumerate(value)
     for name, item in items:
         yield from (((str(name), *segments), child) for segments, child in _layers(item))
-
-
-def _stable_names(graph: Sequence[Any]) -> list[str]:
-    """The names of a Functional model's layers: the user's where there is one, else the class and a count within the
-    model. Keras' own count is the process's, and a model built twice would have two sets of names."""
-    bases = [
-        next((base for base in _auto_names(layer) if re.fullmatch(rf"{re.escape(base)}(_\d+)?", layer.name)), None)
-        for layer in graph
-    ]
-    taken = {layer.name for layer, base in zip(graph, bases, strict=True) if base is None}
-    names = []
-    for layer, base in zip(graph, bases, strict=True):
-        counted = itertools.chain([base], (f"{base}_{n}" for n in itertools.count(1)))
-        names.append(str(layer.name if base is None else next(name for name in counted if name not in taken)))
-        taken.add(names[-1])
-    return names
-
-
-def _auto_names(layer: Any) -> list[str]:
-    """What Keras would call a layer of this class: Keras 3, then tf_keras."""
-    name = type(layer).__name__
-    words = (re.sub(rf"(.)([A-Z][a-z{digits}]+)", r"\1_\2", name) for digits in ("", "0-9"))
-    snakes = [re.sub(r"([a-z])([A-Z])", r"\1_\2", word).lower() for word in words]
-    return [*snakes, *(["model"] if name in ("Functional", "Model") else [])]

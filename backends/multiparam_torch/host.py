@@ -90,6 +90,12 @@ def _tied_leaves(module: tnn.Module) -> list[tuple[str, TiedView, tnn.Parameter]
     return sorted(tied, key=lambda leaf: leaf[1].position)
 
 
+def _constants(module: tnn.Module) -> set[str]:
+    """The names of a module's buffers that are no part of its state."""
+    names = module._non_persistent_buffers_set  # torch asks nowhere public
+    return {name for name in names if module._buffers.get(name) is not None} if names else names
+
+
 def _unwrapped(module: tnn.Module | None) -> Any:
     """torch.compile (2.0 and later) wraps a module; the names of parameters are the module's all the same."""
     while module is not None and type(module).__name__ == "OptimizedModule":
@@ -111,12 +117,24 @@ class TorchHost(Host):
     def __init__(self, native: tnn.Module) -> None:
         self.native = native
         self._storages: Storages[TorchStorage] = Storages()
+        self._constants: Storages[TorchStorage] = Storages()
 
     def slots(self) -> list[Slot]:
         slots: list[Slot] = []
         for path, positions, module in walk(_unwrapped(self.native), _children):
             slots += self._own_slots(module, path, positions)
         self._storages.keep(slots)
+        return slots
+
+    def constants(self) -> list[Slot]:
+        """The buffers of ``persistent=False``, which torch keeps out of its ``state_dict``."""
+        slots: list[Slot] = []
+        for path, positions, module in walk(_unwrapped(self.native), _children):
+            for name in sorted(_constants(module), key=list(module._buffers).index):
+                storage = self._constants.of(module._buffers[name], TorchBuffer, module._buffers, name)
+                kind = LAYERS.of(type(module))
+                slots.append(Slot((*path, name), positions, kind, storage, None, module, name, True))
+        self._constants.keep(slots)
         return slots
 
     def _own_slots(self, module: tnn.Module, path: tuple[str, ...], positions: tuple[int, ...]) -> list[Slot]:
@@ -132,7 +150,8 @@ class TorchHost(Host):
         for name, view, source in _tied_leaves(module):
             own.insert(view.position, slot(name, storages.of(source, TorchStorage), view=view.layout))
         table = module._buffers
-        buffers = [(name, buffer) for name, buffer in table.items() if buffer is not None]
+        constants = _constants(module)
+        buffers = [(name, each) for name, each in table.items() if each is not None and name not in constants]
         return own + [slot(name, storages.of(buffer, TorchBuffer, table, name), True) for name, buffer in buffers]
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:

@@ -225,12 +225,15 @@ def _histogram(move: Move, what: str, reference: np.ndarray, candidate: np.ndarr
 
 
 def _untied(plan: Plan, reference: Manifest, candidate: Manifest) -> list[str]:
-    """Ties of the candidate that the reference has not."""
+    """Ties of the candidate between what are layers of their own in the reference. A layer that is only held under two
+    names, of which the reference has one, is no such tie."""
+    layer_of = {target: source for source, target in plan.layers}
     source_of = {move.target: move.sources[0] for move in plan.moves if move.sources}
     tied = {name for names in reference.ties() for name in names}
     notes = []
     for names in candidate.ties():
         sources = {source_of[name] for name in names if name in source_of}
-        if sources and not sources & tied:
+        layers = {layer_of[layer] for layer in (paths.split(name)[0] for name in names) if layer in layer_of}
+        if sources and not sources & tied and len(layers) > 1:
             notes.append(f"{' and '.join(names)} are tied here, not there")
     return notes

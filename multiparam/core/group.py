@@ -9,6 +9,7 @@ from typing import Any, Union, overload
 from .. import paths
 from ..errors import ParameterNotFound, WrongType
 from .composite import bases, refuse_partial
+from .constants import constants_below
 from .filling import fill
 from .lookup import Found, by_name, by_position
 from .parameter import Parameter, parameter_at, storage_of
@@ -130,6 +131,8 @@ class Group:
         table = self._store.table
         found = by_name(table, Found(self._prefix, self._way, self._slots), name)
         if found is None:
+            if (constant := self.buffers(aliases=True, persistent=False).get(name)) is not None:
+                return constant
             where = f" in {self._way!r}" if self._way else ""
             known = [self._relative(i) for i in self._slots]
             raise ParameterNotFound(f"No parameter {name!r}{where}. {paths.did_you_mean(name, known)}")
@@ -153,28 +156,31 @@ class Group:
         """
         return self._mapping(buffers=False, aliases=aliases)
 
-    def buffers(self, aliases: bool = False) -> Mapping[str, Parameter]:
+    def buffers(self, aliases: bool = False, *, persistent: bool = True) -> Mapping[str, Parameter]:
         """State that is not trained, such as running statistics, by name.
 
         Args:
             aliases: As for :meth:`parameters`.
+            persistent: False: the constants instead, such as PyTorch's buffers of ``persistent=False``, which are no
+                part of the state: not demanded by a load, not saved, not compared.
 
         Returns:
             Name, relative to the group, -> Parameter, in definition order; read-only.
         """
+        if not persistent:
+            return constants_below(self._store, self._prefix, self._slots, aliases)
         return self._mapping(buffers=True, aliases=aliases)
 
     def _mapping(self, buffers: bool, aliases: bool) -> Mapping[str, Parameter]:
         names, slots = self._store.table.names, self._store.table.slots
         chosen: dict[str, Parameter] = {}
         listed: set[int] = set()  # ids of storages
-        plain = not self._prefix
         for i in self._slots:
             slot = slots[i]
             if slot.buffer is not buffers or (not aliases and id(slot.storage) in listed):
                 continue
             listed.add(id(slot.storage))
-            chosen[names[i] if plain else self._relative(i)] = parameter_at(self._store, i)
+            chosen[self._relative(i) if self._prefix else names[i]] = parameter_at(self._store, i)
         return MappingProxyType(chosen)
 
     def __iter__(self) -> Iterator[Parameter]:
@@ -330,7 +336,7 @@ class Group:
         Args:
             state: Name -> array, numpy's or any framework's, in canonical layout; a tied parameter by any of its names.
             strict: Whether every parameter must be there, and nothing else. Counts that only some frameworks keep
-                (``num_batches_tracked``) may be missing or left over.
+                (``num_batches_tracked``) may be missing or left over, and constants left over that are equal.
             cast: Whether to convert dtypes, where nothing loses a fraction or an imaginary part.
 
         Returns:
@@ -345,12 +351,12 @@ class Group:
             >>> net.load_state_dict({"weight": np.ones((2, 3), "float32")}, strict=False)
             Loaded(missing=('bias',), unexpected=())
         """
-        return load_state(named_parameters(self), state, strict=strict, cast=cast)
+        known, constants = named_parameters(self), self.buffers(aliases=True, persistent=False)
+        return load_state(known, state, strict=strict, cast=cast, constants=constants)
 
     def __repr__(self) -> str:
         title = type(self).__name__ + (f" {paths.text(self._prefix)!r}" if self._prefix else "")
-        lines = [f"  {parameter!r}" for parameter in self]
-        return "\n".join([f"<{title}: {len(lines)} parameters", *lines]) + ">"
+        return "\n".join([f"<{title}: {len(self)} parameters", *(f"  {parameter!r}" for parameter in self)]) + ">"
 
 
 def _predicate(selector: Selector) -> Callable[[Parameter, list[str]], bool]:

@@ -58,6 +58,15 @@ class Host(Protocol):
             The slots in definition order; those of one native array with the same storage object each time.
         """
 
+    def constants(self) -> list[Slot]:
+        """Buffers that are no part of the model's state: computed by its code, in none of its framework's files.
+
+        Returns:
+            Their slots, as :meth:`slots` would list them, and does not; none by default. What moves the model to
+            another dtype, as :meth:`in_float64`, moves these too.
+        """
+        return []
+
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         """The forward pass.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -129,11 +130,13 @@ def load_state(
     cast: bool = False,
     verify: bool = True,
     ready: Callable[[], None] | None = None,
+    constants: Mapping[str, Parameter] = MappingProxyType({}),
 ) -> Loaded:
     """Write a state into parameters by name, aliases included: see :meth:`Group.load_state_dict`.
 
     Values are held one at a time, so a file larger than the memory left loads. Nothing is kept to undo with: instead
-    all of the state is read through before the first write, unless ``verify=False``. ``ready`` is called between.
+    all of the state is read through before the first write, unless ``verify=False``. ``ready`` is called between. The
+    ``constants`` are not written; a state from before they were such may have them, if their values are the same.
     """
     # Each parameter by all its names: a transposed alias is another Parameter, but to be written once only.
     chosen: dict[tuple[str, ...], list[str]] = {p.names: [] for p in known.values()}
@@ -144,7 +147,11 @@ def load_state(
         if name in known:
             chosen[known[name].names].append(name)
     missing = tuple(firsts[key] for key, names in chosen.items() if not names and not _bookkeeping(firsts[key]))
-    unexpected = tuple(name for name in state if name not in known and not _bookkeeping(name))
+    unexpected = tuple(
+        name
+        for name in state
+        if name not in known and not _bookkeeping(name) and not _is_constant(state, name, constants)
+    )
     specs = {name: state_spec(state, name) for names in chosen.values() for name in names}
     misfits = {name: text for name, each in specs.items() if (text := _misfit(known[name], name, each, cast))}
     conflicts = [
@@ -176,6 +183,11 @@ def _write(state: Mapping[str, Any], names: list[str], known: Mapping[str, Param
         except BaseException as error:  # the disk fails after all was read, or the user interrupts
             error.add_note(f"{done} of {len(names)} parameters have their new values, the others the old. Load again.")
             raise
+
+
+def _is_constant(state: Mapping[str, Any], name: str, constants: Mapping[str, Parameter]) -> bool:
+    p = constants.get(name)
+    return p is not None and state_spec(state, name).shape == p.shape and np.array_equal(_value(state, name), p.numpy())
 
 
 def _bookkeeping(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .composite import Packed
-from .protocol import Adapter, Array, Host
+from .protocol import Adapter, Array, Host, Slot
 from .table import Table
 
 
@@ -31,14 +31,18 @@ class Store:
         known_ties: The ties at the last look, to notice those that the framework loses.
         views: Parameters by the index of their first slot; they stay when slots change storages.
         named: Parameters by full name, and ``listed`` those of a listing, until the table changes.
+
+    ``constants`` makes it the store of the host's constants: see :meth:`Host.constants`.
     """
 
-    def __init__(self, host: Host, backend: str, adapter: Adapter) -> None:
+    def __init__(self, host: Host, backend: str, adapter: Adapter, constants: bool = False) -> None:
         self.backend = backend
         self.adapter = adapter
         self.host = host
+        self._of_constants = constants
+        self._constants: Store | None = None
         self._packed: dict[Any, Packed] = {}
-        self.table = Table(host, adapter, self._packed)
+        self.table = Table(host, adapter, self._packed, self._slots(host))
         self.version = 0
         self.tracing = False
         self.train = False
@@ -47,10 +51,25 @@ class Store:
         self.named: dict[str, Any] = {}
         self.listed: dict[tuple[bool, bool], Any] = {}
 
+    def _slots(self, host: Host) -> list[Slot]:
+        return host.constants() if self._of_constants else host.slots()
+
+    @property
+    def constants(self) -> Store:
+        """The store of the constants, read anew: nothing says when a model changes these. The same one each time, so
+        that each has one Parameter."""
+        if self._constants is None:
+            self._constants = Store(self.host, self.backend, self.adapter, True)
+        else:
+            self._constants.host = self.host
+            self._constants.reread()
+        return self._constants
+
     def read_table(self, host: Host) -> Table:
         """A host's table, in today's order of names where the names are the same: a copy may list its own otherwise."""
         # Parameters hold indices of slots, so a name must keep its index.
-        table, names = Table(host, self.adapter, self._packed), self.table.names
+        table = Table(host, self.adapter, self._packed, self._slots(host))
+        names = self.table.names
         if table.names == names or set(table.names) != set(names):
             return table
         return Table(host, self.adapter, {}, [table.slots[table.by_name[name]] for name in names])

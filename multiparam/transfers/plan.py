@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import paths
-from ..core.arrays import castable
+from ..core.arrays import castable, dtype_kind, numpy_dtype, overflows
 from ..core.layers import BOOKKEEPING, KINDS
 from ..core.model import Model
 from ..core.state import options_equal, same
@@ -271,11 +271,17 @@ def _make_storages_once(plan: Plan, source: Manifest, target: Manifest) -> None:
 
 
 def _refuse_dtypes(plan: Plan, source: Manifest, target: Manifest, cast: bool) -> None:
+    """Other dtypes are refused, unless they may be cast; index tables, which are whole numbers in buffers, may be."""
     source_entries, target_entries = source.entries(), target.entries()
     for move in plan.moves:
         for name in move.sources:
             a, b = source_entries[name].spec.dtype, target_entries[move.target].spec.dtype
-            if a != b and not (cast and castable(a, b)):
+            whole = a != b and {dtype_kind(a), dtype_kind(b)} <= {"i", "u"}
+            table = whole and target_entries[move.target].buffer
+            if whole and castable(a, b) and (table or cast) and overflows(source.read(name), numpy_dtype(b)):
+                plan.refused.append(f"{name} is {a}, with values beyond the range of {move.target}, which is {b}")
+                break
+            if a != b and not table and not (cast and castable(a, b)):
                 cure = "" if not castable(a, b) else "; say cast=True to convert it"
                 plan.refused.append(f"{name} is {a}, {move.target} is {b}{cure}")
                 break

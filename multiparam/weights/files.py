@@ -193,7 +193,8 @@ def load(net: Group, path: PathLike, *, strict: bool = True, cast: bool = False,
                 text = f"{str(path)!r} and the model differ:\n  " + "\n  ".join(notes[:LINES]) + more
                 warnings.warn(text, MultiparamWarning, stacklevel=4)  # warn, load_state, load, then the user's line
 
-        return load_state(parameters, state, strict=strict, cast=cast, verify=verify, ready=warn)
+        constants = net.buffers(aliases=True, persistent=False)
+        return load_state(parameters, state, strict=strict, cast=cast, verify=verify, ready=warn, constants=constants)
 
 
 def _stored_names(

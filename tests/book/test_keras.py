@@ -171,18 +171,18 @@ def block2(lib: Any) -> Any:
 
 
 def test_nested_blocks_are_indexed_as_a_nested_list(lib: Any) -> None:
-    """003: rgnet[0][1][0].bias, in Keras, where a Sequential's children are named by position."""
+    """003: rgnet[0][1][0].bias, in Keras; positions count whatever the children's names are."""
     rgnet, X = lib.models.Sequential([block2(lib), lib.layers.Dense(1)]), batch()
     view = mp.wrap(rgnet, X)
     same(view[0][1][0]["bias"], rgnet.layers[0].layers[1].layers[0].bias)
-    assert view[0][1][0]["bias"].name == "0.1.0.bias"
+    assert view[0][1][0]["bias"].name == "0.block-1.0.bias"
 
 
 def test_all_parameters_of_nested_blocks_are_those_of_get_weights(lib: Any) -> None:
     """003: all of rgnet, in Keras."""
     rgnet, X = lib.models.Sequential([block2(lib), lib.layers.Dense(1)]), batch()
     ours = mp.wrap(rgnet, X).parameters()
-    inner = [f"0.{i}.{j}.{leaf}" for i in range(4) for j in range(2) for leaf in ("weight", "bias")]
+    inner = [f"0.block-{i}.{j}.{leaf}" for i in range(4) for j in range(2) for leaf in ("weight", "bias")]
     assert list(ours) == [*inner, "1.weight", "1.bias"]
     for parameter, native in zip(ours.values(), rgnet.get_weights(), strict=True):
         np.testing.assert_array_equal(parameter.numpy(), native.T)

@@ -195,7 +195,7 @@ def test_a_repeated_layer_that_tf_keras_drops_is_a_warning_that_names_it() -> No
     assert net.ties() == []
     np.testing.assert_allclose(  # once, indeed
         np.asarray(net(X)),
-        np.maximum(X @ net["0.weight"].numpy().T, 0) @ list(net.parameters().values())[2].numpy().T,
+        np.maximum(X @ net["shared.weight"].numpy().T, 0) @ list(net.parameters().values())[2].numpy().T,
         rtol=1e-5,
         atol=1e-6,
     )

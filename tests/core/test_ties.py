@@ -641,7 +641,6 @@ class Keras(Subject):
 
 class KerasSequential(Keras):
     def make(self, rows: int, columns: int) -> mp.Model:
-        self.at = {"embed": "0", "enc": "1", "dec": "2", "head": "3"}
         return mp.wrap(self.lib.Sequential([self.lib.Input((), dtype="int32"), *self.layers(rows, columns)[:4]]))
 
 
