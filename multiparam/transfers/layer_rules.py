@@ -47,6 +47,36 @@ class LeafMatch(NamedTuple):
         return not (self.missing or self.unused or self.refused)
 
 
+# What leaves of layers that multiparam does not know are called, by what they are in canonical form.
+LEAF_NAMES: Mapping[str, str] = {
+    name: canonical
+    for canonical, names in {
+        "weight": ("weight", "kernel", "w", "scale", "gamma", "embedding"),
+        "bias": ("bias", "b", "beta", "offset"),
+        "running_mean": ("running_mean", "moving_mean", "mean"),
+        "running_var": ("running_var", "moving_variance", "moving_var", "variance", "var"),
+    }.items()
+    for name in names
+}
+Convention = Callable[[str, str], Union[bool, None]]
+
+
+def no_convention(source_leaf: str, target_leaf: str) -> bool | None:
+    """Nothing is known of how two classes of layers lay out their matrices."""
+    return None
+
+
+def leaf_orientation(source: tuple[int, ...], target: tuple[int, ...]) -> bool | None:
+    """Whether a matrix of one shape is the transpose of one of another, as far as shapes tell; None where they do not.
+
+    >>> leaf_orientation((2, 3), (3, 2)), leaf_orientation((2, 3), (2, 3)), leaf_orientation((3, 3), (3, 3))
+    (True, False, None)
+    """
+    if len(source) != 2 or source == source[::-1] or target not in (source, source[::-1]):
+        return None
+    return source != target
+
+
 def _same(array: np.ndarray) -> np.ndarray:
     return array
 
@@ -63,11 +93,14 @@ REFUSED: Mapping[frozenset[str], str] = {
 }
 
 
-def match_leaves(source: Shapes, target: Shapes, kinds: tuple[str, str], read: Read) -> LeafMatch:
+def match_leaves(
+    source: Shapes, target: Shapes, kinds: tuple[str, str], read: Read, convention: Convention = no_convention
+) -> LeafMatch:
     """How the leaves of a source layer make those of a target layer.
 
     ``kinds`` are those of the two layers, empty where a file does not say. ``read`` gives a source leaf's array, for
-    rules that hold only where numbers are zero.
+    rules that hold only where numbers are zero. ``convention`` says of layers that are not known whether one leaf is
+    the transpose of another, where a square shape does not tell.
 
     >>> source = {"weight_ih_l0": (4, 2), "weight_hh_l0": (4, 1), "bias_ih_l0": (4,), "bias_hh_l0": (4,)}
     >>> target = {name: source[name] for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0")}
@@ -90,6 +123,7 @@ def match_leaves(source: Shapes, target: Shapes, kinds: tuple[str, str], read: R
         target,
         target_kind if known else "",
         lambda leaf: read(original.get(leaf, leaf)),
+        convention,
     )
     if recurrent:
         matcher.add(_biases(matcher.source, target, target_kind, matcher.read, matcher.refused))
@@ -106,8 +140,9 @@ class _LeafMatcher:
     ``kind`` is that of both layers, or empty where one of them is not known: then nothing is left out, or added.
     """
 
-    def __init__(self, source: Shapes, target: Shapes, kind: str, read: Read) -> None:
+    def __init__(self, source: Shapes, target: Shapes, kind: str, read: Read, convention: Convention) -> None:
         self.source, self.target, self.read = source, target, read
+        self._convention = convention
         self.refused: dict[str, str] = {}  # source leaf -> reason
         self._kind = kind
         self._moves: dict[str, LeafMove] = {}  # by target leaf
@@ -139,9 +174,36 @@ class _LeafMatcher:
                     self.refused[leaf] = f"{leaf} is {self.source[leaf]}, the target's {shape}"
             elif neutral is not None and self.source:
                 self._moves[leaf] = _constant(leaf, shape, neutral)
+            elif not self._kind and (other := self._called_otherwise(leaf, taken)) is not None:
+                taken.add(other)
+                self._move_renamed(other, leaf)
             else:
                 missing.append(leaf)
         return missing
+
+    def _called_otherwise(self, leaf: str, taken: set[str]) -> str | None:
+        """The one source leaf that is called the same thing by another name."""
+        meaning = LEAF_NAMES.get(leaf)
+        others = [other for other in self.source if other not in taken and other not in self.target]
+        others = [other for other in others if meaning is not None and LEAF_NAMES.get(other) == meaning]
+        return others[0] if len(others) == 1 else None
+
+    def _move_renamed(self, source_leaf: str, leaf: str) -> None:
+        """Vectors move as they are. Of a matrix the other name may mean the other layout: shapes tell, or else other
+        layers of these two classes."""
+        source, target = self.source[source_leaf], self.target[leaf]
+        if len(source) < 2 and source == target:
+            self._moves[leaf] = LeafMove(leaf, (source_leaf,), _same)
+            return
+        transposed = leaf_orientation(source, target)
+        if transposed is None and len(source) == 2 and source == target:
+            transposed = self._convention(source_leaf, leaf)
+        if transposed is None:
+            self.refused[leaf] = f"{source_leaf} is {source}, and whether {leaf} {target} is laid out so nothing says"
+        elif transposed:
+            self._moves[leaf] = LeafMove(leaf, (source_leaf,), np.transpose, "transposed")
+        else:
+            self._moves[leaf] = LeafMove(leaf, (source_leaf,), _same)
 
     def _is_unused(self, leaf: str) -> bool:
         """Whether nothing takes a source leaf. One that changes nothing may be left out, and else is refused."""

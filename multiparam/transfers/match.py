@@ -16,9 +16,9 @@ import numpy as np
 
 from .. import paths
 from ..core.layers import BOOKKEEPING, KINDS
-from .layer_rules import LeafMatch, match_leaves
+from .layer_rules import LEAF_NAMES, Convention, LeafMatch, leaf_orientation, match_leaves
 from .manifest import Entry, Manifest
-from .names import name_pairs
+from .names import NamePair, name_pairs
 from .ranking import Ranking, by_words, ranked
 from .rename import RenamedLayers
 
@@ -59,7 +59,9 @@ def match_layers(
     matcher = _LayerMatcher(source, target, renamed.layers)
     evidence: dict[str, tuple[str, str]] = {}  # target layer -> source layer, and why
     unfit: dict[str, str] = {}
-    for pair in name_pairs(list(renamed.layers), list(target.layers)):
+    pairs = name_pairs(list(renamed.layers), list(target.layers))
+    matcher.learn_conventions(pairs)
+    for pair in pairs:
         rule = RULE if pair.source in renamed.by_rule else NAME
         why = ALIKE.format(pair.difference) if pair.difference else rule
         if matcher.suits(pair.source, pair.target) or (why == RULE):
@@ -84,6 +86,7 @@ class _LayerMatcher:
         self._source, self._target, self._layers = source, target, layers
         self._suits: dict[tuple[object, object], bool] = {}
         self._signatures: dict[tuple[str, str], object] = {}
+        self._transposed: dict[tuple[str, str, str, str], set[bool]] = {}  # kinds and leaves -> what shapes tell
 
     def match(self, source_layer: str, target_layer: str, evidence: str) -> LayerMatch:
         """A pair with what becomes what inside it."""
@@ -96,7 +99,27 @@ class _LayerMatcher:
         source_shapes = {leaf: entry.spec.shape for leaf, entry in self._layers[source_layer].items()}
         target_shapes = {leaf: entry.spec.shape for leaf, entry in self._target.layers[target_layer].items()}
         kinds = self._kind(source_layer), self._target.kind(target_layer)
-        return match_leaves(source_shapes, target_shapes, kinds, read)
+        return match_leaves(source_shapes, target_shapes, kinds, read, self._convention(*kinds))
+
+    def _convention(self, source_kind: str, target_kind: str) -> Convention:
+        def convention(source_leaf: str, target_leaf: str) -> bool | None:
+            seen = self._transposed.get((source_kind, target_kind, source_leaf, target_leaf), set())
+            return next(iter(seen)) if len(seen) == 1 else None
+
+        return convention
+
+    def learn_conventions(self, pairs: Sequence[NamePair]) -> None:
+        """See from the matrices that are not square how classes that multiparam does not know lay out theirs."""
+        for pair in pairs:
+            kinds = self._kind(pair.source), self._target.kind(pair.target)
+            if all(kind in KINDS for kind in kinds):
+                continue
+            for source_leaf, entry in self._layers[pair.source].items():
+                for leaf, other in self._target.layers[pair.target].items():
+                    transposed = leaf_orientation(entry.spec.shape, other.spec.shape)
+                    meaning = LEAF_NAMES.get(leaf)
+                    if transposed is not None and meaning and LEAF_NAMES.get(source_leaf) == meaning:
+                        self._transposed.setdefault((*kinds, source_leaf, leaf), set()).add(transposed)
 
     def add_ranked(self, evidence: dict[str, tuple[str, str]], ranking: Ranking) -> None:
         """Pair what names left: those that are alone of their kind and shape where that pairs everything, and by
