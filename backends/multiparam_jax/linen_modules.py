@@ -103,10 +103,11 @@ class _Unbound:
         vars(self)["_class"] = type(module)
 
     def __getattr__(self, name: str) -> Any:
-        found = inspect.getattr_static(vars(self)["_class"], name)
+        cls = vars(self)["_class"]
+        found = inspect.getattr_static(cls, name)
         if inspect.isfunction(found):
             return inspect.unwrap(found).__get__(self)  # flax' own wrapper wants a bound module
-        return found.__get__(self, type(self)) if hasattr(found, "__get__") else found
+        return found.__get__(self, cls) if hasattr(found, "__get__") else found
 
 
 def _after_setup(module: linen.Module) -> dict[str, Any] | None:

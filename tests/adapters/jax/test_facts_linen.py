@@ -110,6 +110,18 @@ def test_attributes_and_positions_find_a_layer_that_is_listed_by_its_name() -> N
         net[9]
 
 
+def test_an_alias_leads_out_of_no_selection() -> None:
+    net = mp.wrap(Encoder(), X)
+    chosen = net.select("layer.3.*", "heads_*")
+    assert chosen["layer.layers.3.norm.bias"] is net["layer.3.norm.bias"]
+    assert set(chosen[1][0][3].parameters()) == {f"{at}.{leaf}" for at in ("dense", "norm") for leaf in LEAF}
+    for name in ("layer.layers.4.norm.bias", "tail"):
+        with pytest.raises(mp.errors.ParameterNotFound, match="No parameter"):
+            chosen[name]
+    with pytest.raises(mp.errors.PositionError, match=r"no parameters at position 0\. Positions with parameters: 1, 2"):
+        chosen[0]
+
+
 def test_a_tie_a_step_and_an_optimizer_take_aliases() -> None:
     net = mp.wrap(Collection(), X)
     net.tie("layers.3.dense.weight", "layers.1.dense.weight")
