@@ -66,6 +66,26 @@ def no_convention(source_leaf: str, target_leaf: str) -> bool | None:
     return None
 
 
+def one_function(source_kind: str, target_kind: str) -> bool:
+    """Whether layers of two kinds compute the same from the same numbers: a cell and a layer of it, and a linear layer
+    and a convolution, which are one thing where the kernel has a single position; shapes tell.
+
+    >>> one_function("lstm_cell", "lstm"), one_function("linear", "conv"), one_function("linear", "embedding")
+    (True, True, False)
+    """
+    kinds = {source_kind.removesuffix("_cell"), target_kind.removesuffix("_cell")}
+    return len(kinds) == 1 or kinds == {"linear", "conv"}
+
+
+def without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the axes that have one position, which one side may have where the other has not.
+
+    >>> without_unit_axes((1, 8, 1, 1)), without_unit_axes((4, 3, 1, 1))
+    ((8,), (4, 3))
+    """
+    return tuple(n for n in shape if n != 1)
+
+
 def leaf_orientation(source: tuple[int, ...], target: tuple[int, ...]) -> bool | None:
     """Whether a matrix of one shape is the transpose of one of another, as far as shapes tell; None where they do not.
 
@@ -112,7 +132,7 @@ def match_leaves(
     """
     source_kind, target_kind = kinds
     known = source_kind in KINDS and target_kind in KINDS
-    if known and source_kind.removesuffix("_cell") != target_kind.removesuffix("_cell"):
+    if known and not one_function(source_kind, target_kind):
         reason = REFUSED.get(frozenset(kinds), f"it is a layer of kind {source_kind!r}, the target is {target_kind!r}")
         return LeafMatch([], [], [], [reason])
     recurrent = KINDS.get(target_kind) is RECURRENT
@@ -170,6 +190,8 @@ class _LeafMatcher:
                 taken.add(leaf)
                 if self.source[leaf] == shape:
                     self._moves[leaf] = LeafMove(leaf, (leaf,), _same)
+                elif without_unit_axes(self.source[leaf]) == without_unit_axes(shape):
+                    self._moves[leaf] = _reshaped(leaf, leaf, shape)
                 else:
                     self.refused[leaf] = f"{leaf} is {self.source[leaf]}, the target's {shape}"
             elif neutral is not None and self.source:
@@ -195,6 +217,9 @@ class _LeafMatcher:
         if len(source) < 2 and source == target:
             self._moves[leaf] = LeafMove(leaf, (source_leaf,), _same)
             return
+        if source != target and len(line := without_unit_axes(source)) < 2 and line == without_unit_axes(target):
+            self._moves[leaf] = _reshaped(leaf, source_leaf, target)
+            return
         transposed = leaf_orientation(source, target)
         if transposed is None and len(source) == 2 and source == target:
             transposed = self._convention(source_leaf, leaf)
@@ -213,6 +238,10 @@ class _LeafMatcher:
         if neutral is not None and (self.read(leaf) != neutral).any():
             self.refused[leaf] = f"the target has no {leaf}, and this one is not all {neutral}"
         return neutral is None
+
+
+def _reshaped(leaf: str, source_leaf: str, shape: tuple[int, ...]) -> LeafMove:
+    return LeafMove(leaf, (source_leaf,), lambda array: array.reshape(shape), f"as {shape}")
 
 
 def _neutral(kind: str, leaf: str) -> int | None:

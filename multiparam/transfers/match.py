@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import paths
 from ..core.layers import BOOKKEEPING, KINDS
-from .layer_rules import LEAF_NAMES, Convention, LeafMatch, leaf_orientation, match_leaves
+from .layer_rules import LEAF_NAMES, Convention, LeafMatch, leaf_orientation, match_leaves, one_function
 from .manifest import Entry, Manifest
 from .names import NamePair, name_pairs
 from .ranking import Ranking, by_words, ranked
@@ -148,7 +148,7 @@ class _LayerMatcher:
     def _look(self, source_layer: str, target_layer: str) -> bool:
         source_kind, target_kind = self._kind(source_layer), self._target.kind(target_layer)
         known = source_kind in KINDS or target_kind in KINDS
-        if source_kind and target_kind and source_kind != target_kind and known:
+        if source_kind and target_kind and known and not one_function(source_kind, target_kind):
             return False
         return self._leaves(source_layer, target_layer, lambda leaf: np.zeros(0)).perfect
 
