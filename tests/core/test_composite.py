@@ -136,15 +136,11 @@ class GruBefore(torch.nn.Module):
         return (torch.stack(states, 1),)
 
 
-class Unrolled(torch.nn.LSTMCell):
-    """A cell over time, as linen's scan makes of one."""
+class FromState(torch.nn.LSTM):
+    """A layer that is told its state, as linen's scan makes one of a cell."""
 
     def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        states = []
-        for t in range(x.shape[1]):
-            h, c = super().forward(x[:, t], (h, c))
-            states.append(h)
-        return torch.stack(states, 1)
+        return super().forward(x, (h[None], c[None]))[0]
 
 
 def scanned(f: Any) -> Any:
@@ -340,8 +336,8 @@ CASES = {
         ),
     ),
     "lstm cell over time": Case(
-        "lstm_cell",
-        lambda: Unrolled(I, H),
+        "lstm",
+        lambda: FromState(I, H, batch_first=True),
         {"torch": (lambda x, h, c: (x, h, c), whole), "linen": (lambda x, h, c: ((c, h), x), at(1))},
         (X, STATE, MEMORY),
         (Twin("linen", scanned, "none"),),
@@ -803,7 +799,7 @@ SPOTS = [
     ("linen-lstm", "weight_hh_l0", (2 * H + 1, 3), params("cell", "hg", "kernel"), (3, 1)),
     ("linen-optimized-lstm", "bias_ih_l0", (3 * H + 4,), params("cell", "ho", "bias"), (4,)),
     ("linen-lstm both ways", "bias_ih_l0_reverse", (H,), params("backward_rnn", "cell", "hf", "bias"), (0,)),
-    ("linen-lstm cell over time", "weight_hh", (H, 1), params("hf", "kernel"), (1, 0)),
+    ("linen-lstm cell over time", "weight_hh_l0", (H, 1), params("hf", "kernel"), (1, 0)),
     ("linen-gru", "weight_ih_l0", (2 * H + 1, 3), params("cell", "in", "kernel"), (3, 1)),
     ("linen-gru", "bias_ih_l0", (H + 1,), params("cell", "iz", "bias"), (1,)),
     ("linen-gru cell", "bias_hn", (2,), params("hn", "bias"), (2,)),
