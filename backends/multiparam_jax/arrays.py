@@ -15,8 +15,10 @@ import numpy as np
 import multiparam.adapter as mpa
 
 FLOAT32 = jnp.dtype("float32")  # equal to each of the ways to write it
+LARGE = 1 << 16  # bytes from which an array is handed to JAX at once
 CONFIG: Any = jax.config
-ENABLE_X64: Any = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64  # JAX 0.7 has the latter only
+# JAX 0.7 has the latter only; that of 0.10 has no truth value.
+ENABLE_X64: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
 def x64() -> AbstractContextManager[Any]:
@@ -102,6 +104,38 @@ class ArrayStorage:
 
     def grad(self) -> jax.Array | None:
         return self.gradient
+
+
+class LeafStorage(ArrayStorage):
+    """A leaf of a tree. numpy's arrays become JAX's when they are first asked for, which takes long for thousands."""
+
+    def __init__(self, native: Any, trainable: bool = True) -> None:
+        if isinstance(native, np.ndarray):
+            small = native.nbytes < LARGE and native.flags.c_contiguous
+            native = native.copy() if small else from_numpy(native)
+        self.held: Any = native
+        self.gradient = None
+        self._trainable = trainable
+
+    @property
+    def native(self) -> Any:
+        if isinstance(self.held, np.ndarray):
+            with jax.ensure_compile_time_eval():
+                self.held = from_numpy(self.held)
+        return self.held
+
+    @native.setter
+    def native(self, native: Any) -> None:
+        self.held = native
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = self.held.shape
+        return shape
+
+    @property
+    def dtype(self) -> str:
+        return str(np.dtype(self.held.dtype).name)
 
 
 def in_float64(storages: Iterable[Any]) -> AbstractContextManager[None] | None:

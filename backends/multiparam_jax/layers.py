@@ -92,7 +92,7 @@ TRANSPOSE_KERNEL: mpa.LeafNames = {"kernel": ("weight", "*OI"), "bias": ("bias",
 
 def leaves_of(module: Any) -> mpa.LeafNames | None:
     """The leaves of one module where its options change their layout: ``transpose_kernel`` reverses nothing."""
-    return TRANSPOSE_KERNEL if getattr(module, "transpose_kernel", False) else None
+    return TRANSPOSE_KERNEL if vars(module).get("transpose_kernel") else None
 
 
 def _cell(
@@ -116,6 +116,14 @@ def _packed(kind: str, inputs: str = "dense_i", hidden: str = "dense_h") -> mpa.
 
 ATTENTION = mpa.attention("query", "key", "value", "out")
 GRU_BIASES = {"bias_ih": ("ir", "iz", "in"), "bias_hn": ("hn",)}
+# What the layers below these are, which exist only while they run.
+PARTS: mpa.ByClass[Any] = mpa.ByClass(
+    {
+        linen.MultiHeadDotProductAttention: linen.DenseGeneral,
+        linen.OptimizedLSTMCell: linen.recurrent.DenseParams,
+        **dict.fromkeys((linen.LSTMCell, linen.GRUCell, linen.SimpleCell), linen.Dense),
+    }
+)
 COMPOSITES = mpa.ByClass(
     {
         **{library.RNN: mpa.Composite(within={"cell": "_l0"}) for library in LIBRARIES},

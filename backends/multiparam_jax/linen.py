@@ -19,10 +19,11 @@ from flax import linen
 import multiparam.adapter as mpa
 from multiparam.errors import ShapeError, TieError, UnknownShapes
 
-from .arrays import FLOAT32, NAMESPACE, ArrayStorage, from_numpy, in_float64, is_concrete, scope
+from .arrays import FLOAT32, NAMESPACE, LeafStorage, from_numpy, in_float64, is_concrete, scope
 from .build import Chain
 from .layers import LAYERS
-from .linen_walk import Key, Scope, Structure, flat, modes_of
+from .linen_modules import Key, Scope, boxes, flat, initialised, modes_of
+from .linen_structure import Structure
 from .training import OptaxOptimizer, compiled_step
 
 
@@ -36,7 +37,7 @@ class LinenHost(mpa.Host):
     def __init__(
         self,
         module: linen.Module,
-        leaves: dict[Key, ArrayStorage],
+        leaves: dict[Key, LeafStorage],
         structure: Structure,
         rng: Any,
         views: dict[Key, mpa.Layout] | None = None,
@@ -56,8 +57,9 @@ class LinenHost(mpa.Host):
             node = tree
             for segment in key[:-1]:
                 node = node.setdefault(segment, {})
-            view = self._views.get(key)
-            node[key[-1]] = leaf.native if view is None else view.apply(leaf.native, NAMESPACE)
+            view, box = self._views.get(key), self._structure.boxes.get(key)
+            array = leaf.native if view is None else view.apply(leaf.native, NAMESPACE)
+            node[key[-1]] = array if box is None else box.replace_boxed(array)
         return tree
 
     @variables.setter
@@ -66,7 +68,7 @@ class LinenHost(mpa.Host):
         if arrays.keys() != self._leaves.keys():
             odd = sorted(".".join(key) for key in arrays.keys() ^ self._leaves.keys())
             raise ShapeError(f"The variables given back have another structure: {', '.join(map(repr, odd[:4]))}.")
-        values: dict[ArrayStorage, tuple[Key, Any]] = {}
+        values: dict[LeafStorage, tuple[Key, Any]] = {}
         for key, array in arrays.items():
             leaf, view = self._leaves[key], self._views.get(key)
             array = from_numpy(array) if isinstance(array, np.ndarray) else array
@@ -84,8 +86,13 @@ class LinenHost(mpa.Host):
             leaf.set(array)
 
     def slots(self) -> list[mpa.Slot]:
-        keys = ((slot, (*slot.owner, slot.leaf)) for slot in self._structure.slots)
-        return [slot.replace(storage=self._leaves[key], view=self._views.get(key)) for slot, key in keys]
+        slots = []
+        for slot in self._structure.slots:
+            key = (*slot.owner, slot.leaf)
+            storage, view = self._leaves[key], self._views.get(key)
+            as_first = storage is slot.storage and view is None
+            slots.append(slot if as_first else slot.replace(storage=storage, view=view))
+        return slots
 
     @property
     def data_order(self) -> str:
@@ -125,8 +132,14 @@ class LinenHost(mpa.Host):
             return self.call(inputs, {}, False)
 
     def options(self, slot: mpa.Slot) -> Mapping[str, Any]:
-        module = self._structure.modules.get(slot.options_layer)
+        module = self._structure.modules.get(slot.options_layer[1:])
         return {} if module is None else LAYERS.options(module)
+
+    def aliases(self) -> Mapping[mpa.paths.Path, mpa.paths.Path]:
+        return self._structure.aliases
+
+    def positions(self) -> Mapping[tuple[int, ...], mpa.paths.Path]:
+        return self._structure.positions
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         state = sorted({key[0] for key in self._leaves} - {"params"}) if train else []
@@ -150,16 +163,16 @@ class LinenHost(mpa.Host):
         if view is not None:
             self._views[key] = view
 
-    def copy(self, storage: Any, view: mpa.Layout | None = None) -> ArrayStorage:
+    def copy(self, storage: Any, view: mpa.Layout | None = None) -> LeafStorage:
         values = storage.native if view is None else view.apply(storage.native, NAMESPACE)
-        return ArrayStorage(values, storage.trainable)
+        return LeafStorage(values, storage.trainable)
 
     def gradient(self, run: mpa.Run, storages: Sequence[Any], train: bool) -> Callable[..., tuple[Any, list[Any]]]:
         others = [leaf for leaf in dict.fromkeys(self._leaves.values()) if leaf not in storages]
 
         def host_of(values: list[Any], rest: list[Any], count: Any) -> tuple[LinenHost, Callable[[], list[Any]]]:
             pairs = zip([*storages, *others], [*values, *rest], strict=True)
-            traced = {leaf: ArrayStorage(value) for leaf, value in pairs}
+            traced = {leaf: LeafStorage(value) for leaf, value in pairs}
             leaves = {key: traced[leaf] for key, leaf in self._leaves.items()}
             rng = jax.random.fold_in(self._rng, count)
             host = LinenHost(self.native, leaves, self._structure, rng, self._views)
@@ -173,16 +186,16 @@ class LinenHost(mpa.Host):
 
 def host_for(module: linen.Module, inputs: tuple[Any, ...], variables: Any, seed: int) -> LinenHost:
     """A host for a user's module. Raises UnknownShapes without variables and inputs to make them from."""
-    rng = jax.random.key(seed)
+    rng, run = jax.random.key(seed), None
     if variables is None:
         if not inputs:
             raise UnknownShapes(
                 f"The linen module {type(module).__name__} has no parameters of its own. Pass them, "
                 "mp.wrap(module, X, variables=module.init(key, X)), or let them be made: mp.wrap(module, X, seed=0)."
             )
-        variables = module.init({"params": rng, "dropout": rng}, *inputs, **modes_of(module, False))
-    leaves = {key: ArrayStorage(from_numpy(a) if isinstance(a, np.ndarray) else a) for key, a in flat(variables)}
-    return LinenHost(module, leaves, Structure(module, variables, inputs, leaves), rng)
+        variables, run = initialised(module, rng, inputs)
+    leaves = {key: LeafStorage(a) for key, a in flat(variables)}
+    return LinenHost(module, leaves, Structure(module, leaves, inputs, run, dict(boxes(variables))), rng)
 
 
 def zeros(module: linen.Module, x: np.ndarray, dtype: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import Unsupported
 from .layers import KINDS, RECURRENT, rank
-from .layouts import Layout, concat
+from .layouts import Layout, concat, join
 from .protocol import Adapter, Array, Piece, Slot, Storage
 
 
@@ -160,7 +160,9 @@ def _renamed(slot: Slot, leaf: Leaf, kind: str, depth: int, options_layer: Any) 
     layout = slot.layout
     if callable(leaf.layout):
         shape = slot.storage.shape or ()
-        layout = leaf.layout(shape if leaf.row is None else shape[1:])
+        # What a framework stacks is in front already, by the slot's own layout.
+        shape = shape if layout is None else layout.shape(shape)
+        layout = join(layout, leaf.layout(shape if leaf.row is None else shape[1:]))
     return slot.replace(
         path=(*slot.path[:depth], *above, name),
         positions=slot.positions[: depth + len(above)],

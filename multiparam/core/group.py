@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Union, overload
 
 from .. import paths
-from ..errors import ParameterNotFound, PositionError, WrongType
+from ..errors import ParameterNotFound, WrongType
 from .composite import bases, refuse_partial
 from .constants import constants_below
 from .filling import fill
+from .lookup import Found, by_name, by_position
 from .parameter import Parameter, parameter_at, storage_of
 from .state import Loaded, load_state
 from .store import Store
@@ -32,14 +33,18 @@ class Group:
     (['0.weight', '0.bias', '2.weight', '2.bias'], True)
     """
 
-    def __init__(self, store: Store, prefix: paths.Path = (), indices: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, store: Store, prefix: paths.Path = (), indices: tuple[int, ...] | None = None, way: str | None = None
+    ) -> None:
         self._store = store
         self._prefix = prefix
+        # The path that it was found by: an alias, or its name.
+        self._way = paths.text(prefix) if way is None else way
         # Of slots, for the reason that Parameters hold one: a tie changes storages, not places. None: all there are.
         self._indices = indices
 
     @property
-    def _slots(self) -> Iterable[int]:
+    def _slots(self) -> Collection[int]:
         return range(len(self._store.table.slots)) if self._indices is None else self._indices
 
     def _relative(self, index: int) -> str:
@@ -124,38 +129,20 @@ class Group:
 
     def _by_name(self, name: str) -> Parameter | Group:
         table = self._store.table
-        full = name if not self._prefix else f"{paths.text(self._prefix)}.{name}"
-        if (index := table.by_name.get(full)) is not None and (self._indices is None or index in self._indices):
-            return parameter_at(self._store, index)
-        inside = tuple(i for i in self._slots if table.names[i].startswith(full + "."))
-        if inside:
-            # A segment may hold dots, so how deep the name reaches is told by the path's text, not by counting dots.
-            depth = len(self._prefix) + 1
-            path = table.slots[inside[0]].path
-            while depth < len(path) and paths.text(path[:depth]) != full:
-                depth += 1
-            return Group(self._store, path[:depth], inside)
-        if (constant := self.buffers(aliases=True, persistent=False).get(name)) is not None:
-            return constant
-        where = f" in {paths.text(self._prefix)!r}" if self._prefix else ""
-        known = [self._relative(i) for i in self._slots]
-        raise ParameterNotFound(f"No parameter {name!r}{where}. {paths.did_you_mean(name, known)}")
+        found = by_name(table, Found(self._prefix, self._way, self._slots), name)
+        if found is None:
+            if (constant := self.buffers(aliases=True, persistent=False).get(name)) is not None:
+                return constant
+            where = f" in {self._way!r}" if self._way else ""
+            known = [self._relative(i) for i in self._slots]
+            raise ParameterNotFound(f"No parameter {name!r}{where}. {paths.did_you_mean(name, known)}")
+        return parameter_at(self._store, found) if isinstance(found, int) else self._group(found)
 
     def _by_position(self, position: int) -> Group:
-        # Positions count the children without parameters too, so that net[2] is what the native nested list has at 2.
-        depth = len(self._prefix)
-        slots = self._store.table.slots
-        inside = tuple(
-            i for i in self._slots if len(slots[i].positions) > depth and slots[i].positions[depth] == position
-        )
-        if inside:
-            return Group(self._store, slots[inside[0]].path[: depth + 1], inside)
-        there = sorted({slots[i].positions[depth] for i in self._slots if len(slots[i].positions) > depth})
-        where = f"{paths.text(self._prefix)!r}" if self._prefix else "the model"
-        raise PositionError(
-            f"{where} has no parameters at position {position}. Positions with parameters: "
-            f"{', '.join(map(str, there)) or 'none'}."
-        )
+        return self._group(by_position(self._store.table, Found(self._prefix, self._way, self._slots), position))
+
+    def _group(self, found: Found) -> Group:
+        return Group(self._store, found.prefix, tuple(found.inside), found.way)
 
     def parameters(self, aliases: bool = False) -> Mapping[str, Parameter]:
         """The parameters by name.
@@ -264,7 +251,7 @@ class Group:
             of_kind = f" of kind {kind!r}" if kind else ""
             hint = paths.did_you_mean(texts[0], [store.table.names[i] for i in self._slots]) if texts else ""
             raise ParameterNotFound(f"No parameter matches {shown}{of_kind}. {hint}".rstrip())
-        return Group(store, self._prefix, inside)
+        return Group(store, self._prefix, inside, self._way)
 
     def init(self, function: Any, *selectors: Selector, kind: str | None = None, seed: int = 0) -> Group:
         """Fill parameters with numbers. Random ones depend only on ``seed`` and each parameter's name.

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UnsupportedAttribute
+from ..paths import Path
 from .layouts import Layout
 from .slots import Activation, Array, Piece, Slot, Storage
 
@@ -179,6 +180,27 @@ class Host(Protocol):
 
         Returns:
             Option in PyTorch's words (eps, momentum, ...) -> value, as JSON can write it; empty by default.
+        """
+        return {}
+
+    def aliases(self) -> Mapping[Path, Path]:
+        """Where users see layers besides the paths of the slots, which are those of the framework's checkpoints.
+
+        Asked when a look-up by name finds nothing: names cost what they do without. Look-ups find a layer there, and
+        all in it; listings, files and transfers know its name only.
+
+        Returns:
+            Another path of a layer, such as attributes, ``("blocks", "0")`` -> its path, ``("blocks_0",)``; empty by
+            default.
+        """
+        return {}
+
+    def positions(self) -> Mapping[tuple[int, ...], Path]:
+        """The positions of layers, where their slots do not state them; asked as :meth:`aliases`.
+
+        Returns:
+            Position at each level -> path or alias of the layer, or of the list of layers, that is there; empty by
+            default.
         """
         return {}
 

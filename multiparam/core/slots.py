@@ -84,7 +84,7 @@ class Slot:
     Attributes:
         path: Segments of the name; the last is the canonical leaf.
         positions: For each segment before the leaf, its place among all children of its parent, those without
-            parameters included.
+            parameters included. Fewer where the host's :meth:`~multiparam.adapter.Host.positions` says the rest.
         kind: The kind of layer, such as ``"linear"``; the class name of an unknown layer.
         storage: The array that is used here.
         layout: How the array used here shows in canonical form; None: as it is.

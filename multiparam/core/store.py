@@ -42,7 +42,7 @@ class Store:
         self._of_constants = constants
         self._constants: Store | None = None
         self._packed: dict[Any, Packed] = {}
-        self.table = Table(self._slots(host), adapter, self._packed)
+        self.table = Table(host, adapter, self._packed, self._slots(host))
         self.version = 0
         self.tracing = False
         self.train = False
@@ -68,10 +68,10 @@ class Store:
     def read_table(self, host: Host) -> Table:
         """A host's table, in today's order of names where the names are the same: a copy may list its own otherwise."""
         # Parameters hold indices of slots, so a name must keep its index.
-        table, names = Table(self._slots(host), self.adapter, self._packed), self.table.names
+        table, names = Table(host, self.adapter, self._packed, self._slots(host)), self.table.names
         if table.names == names or set(table.names) != set(names):
             return table
-        return Table([table.slots[table.by_name[name]] for name in names], self.adapter, {})
+        return Table(host, self.adapter, {}, [table.slots[table.by_name[name]] for name in names])
 
     def changed(self) -> None:
         """Everything compiled for this model is stale."""
@@ -93,7 +93,7 @@ class Store:
         # not to hand it around, is what lets an objective use the net, its parameters and groups as they are.
         before = self.host, self.table, self.tracing, self.train
         if host is not self.host:
-            self.host, self.table = host, Table(host.slots(), self.adapter, {})
+            self.host, self.table = host, Table(host, self.adapter, {})
         self.tracing, self.train = True, train
         try:
             yield

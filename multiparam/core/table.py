@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from .. import paths
 from ..errors import InvalidArgument, ParameterNotFound
+from .aliases import Aliases
 from .composite import Packed, bases, pack
-from .protocol import Adapter, Slot, Storage
+from .protocol import Adapter, Host, Slot, Storage
 
 
 class Tie(NamedTuple):
@@ -24,8 +25,12 @@ class Table:
     It is a cache of what the model holds: nothing is written here, and what changes the model makes another.
     """
 
-    def __init__(self, slots: list[Slot], adapter: Adapter, packed: dict[Any, Packed]) -> None:
-        self.slots = slots = pack(slots, adapter, packed)
+    def __init__(
+        self, host: Host, adapter: Adapter, packed: dict[Any, Packed], slots: list[Slot] | None = None
+    ) -> None:
+        self.slots = slots = pack(host.slots() if slots is None else slots, adapter, packed)
+        self._host = host
+        self._aliases: Aliases | None = None
         self.names: list[str] = []
         self.by_name: dict[str, int] = {}
         self.first: dict[int, int] = {}  # id of a storage -> its first slot
@@ -85,12 +90,25 @@ class Table:
             same.setdefault(key, []).append(path)
         return [(layer, tuple(uses[layer[0]])) for layer in same.values()]
 
-    def slot(self, name: str) -> Slot:
-        """The slot of a full name. Raises ParameterNotFound."""
+    @property
+    def aliases(self) -> Aliases:
+        """Where else users see layers: asked only when a name or a position finds nothing, since that may take long."""
+        if self._aliases is None:
+            self._aliases = Aliases(self._host)
+        return self._aliases
+
+    def index(self, name: str) -> int:
+        """The slot of a full name, or of one in a layer's alias, as its index. Raises ParameterNotFound."""
         index = self.by_name.get(name)
         if index is None:
+            index = next((i for real in self.aliases.names(name) if (i := self.by_name.get(real)) is not None), None)
+        if index is None:
             raise ParameterNotFound(f"No parameter {name!r}. {paths.did_you_mean(name, self.names)}")
-        return self.slots[index]
+        return index
+
+    def slot(self, name: str) -> Slot:
+        """The slot of a full name. Raises ParameterNotFound."""
+        return self.slots[self.index(name)]
 
     def all_storages(self) -> list[Storage]:
         """Each storage once, of parameters and buffers, packed ones as they are, in definition order."""

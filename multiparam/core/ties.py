@@ -33,7 +33,7 @@ def tie(store: Store, target: str, source: str, transpose: bool) -> None:
 
 def _check(store: Store, target: str, source: str, transpose: bool) -> None:
     """Raise where two cannot be tied. All of it comes before the first bind, so that a refusal changes nothing."""
-    to, of = (parameter_at(store, store.table.by_name[name]) for name in (target, source))
+    to, of = (parameter_at(store, store.table.index(name)) for name in (target, source))
     if to.buffer or of.buffer:
         raise TieError(f"{target if to.buffer else source!r} is a buffer; only parameters can be tied.")
     shape = of.shape[::-1] if transpose else of.shape

@@ -211,7 +211,7 @@ class Optimizer:
         slot = self._store.table.slot(name)
         if slot.buffer:
             raise InvalidArgument(f"{name!r} is a buffer, which no optimizer moves.")
-        parameter = parameter_at(self._store, self._store.table.by_name[name])
+        parameter = parameter_at(self._store, self._store.table.index(name))
         array = to_numpy(grad)
         if array.shape != parameter.shape:
             raise ShapeError(f"The gradient of {name!r} has shape {array.shape}; the parameter has {parameter.shape}.")

@@ -231,8 +231,8 @@ def test_linen_names_may_have_dots_and_spaces() -> None:
 
 
 @jax_only
-def test_linens_lists_and_dicts_are_levels_and_not_joined_with_underscores() -> None:
-    """Paths: linen's tree says blocks_0 and layers_2, which is a list's name and a position."""
+def test_linens_lists_and_dicts_are_named_as_in_the_tree_and_found_as_levels() -> None:
+    """Paths: linen's tree says blocks_0 and layers_2: the first is a scope's name, the second a position."""
     import jax
     from flax import linen
 
@@ -251,10 +251,15 @@ def test_linens_lists_and_dicts_are_levels_and_not_joined_with_underscores() -> 
     variables = Net().init(jax.random.key(0), X)
     assert {"blocks_0", "heads_a.b", "tail", "_last"} <= set(variables["params"])
     net = mp.wrap(Net(), X, variables=variables)
-    heads = both("heads.left eye", r"heads.a\.b")
-    assert list(net.parameters()) == [*both("blocks.0", "blocks.1"), *heads, *both("tail.0", "tail.2", "_last")]
-    assert net["blocks"][1]["bias"].native is variables["params"]["blocks_1"]["bias"]
+    heads = both("heads_left eye", r"heads_a\.b")
+    assert list(net.parameters()) == [*both("blocks_0", "blocks_1"), *heads, *both("tail.0", "tail.2", "_last")]
     assert net["tail"][2]["weight"].native is variables["params"]["tail"]["layers_2"]["kernel"]
+    bias = net["blocks_1.bias"]
+    assert bias.native is variables["params"]["blocks_1"]["bias"] and bias.name == "blocks_1.bias"
+    assert net["blocks.1.bias"] is net["blocks"][1]["bias"] is net[0][1]["bias"] is net["blocks"]["1.bias"] is bias
+    assert list(net["blocks"].parameters()) == both("blocks_0", "blocks_1")
+    assert net[r"heads.a\.b.weight"] is net[r"heads_a\.b.weight"] is net["heads"][1]["weight"]
+    assert net[2][2]["weight"] is net["tail.2.weight"]
 
 
 # -- paths: every parameter has one

@@ -247,13 +247,13 @@ def test_a_linen_transformer_block_with_a_shared_embedding() -> None:
     flat = traverse_util.flatten_dict(variables["params"])
     assert len(net) == len(flat) - 2 * 4  # queries, keys and values of each block are one weight and one bias
     assert sum(p.size for p in net) == sum(a.size for a in flat.values())
-    assert "blocks.0.Dense_0.weight" in net.parameters() and net["embed.weight"].shape == (10, 8)
+    assert "blocks_0.Dense_0.weight" in net.parameters() and net["embed.weight"].shape == (10, 8)
 
     _, grads = net.value_and_grad(lambda net, x: (net(x) ** 2).mean())(x)
     truth = jax.grad(lambda v: (module.apply(v, x) ** 2).mean())(variables)["params"]
     np.testing.assert_allclose(grads["embed.weight"], truth["embed"]["embedding"], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(
-        grads["blocks.1.Dense_1.weight"], truth["blocks_1"]["Dense_1"]["kernel"].T, rtol=1e-5, atol=1e-7
+        grads["blocks_1.Dense_1.weight"], truth["blocks_1"]["Dense_1"]["kernel"].T, rtol=1e-5, atol=1e-7
     )
     written_and_read_back(net)
 

@@ -170,16 +170,17 @@ class Block2(linen.Module):
         return x
 
 
-def test_linens_nested_blocks_keep_their_names_with_spaces() -> None:
-    """003: rgnet with 'block 0' to 'block 3', in linen."""
+def test_linens_nested_blocks_are_named_as_in_the_tree_and_found_by_their_names_with_spaces() -> None:
+    """003: rgnet with 'block 0' to 'block 3', in linen, which names layers after who made them."""
     rgnet, X = linen.Sequential([Block2(), linen.Dense(1)]), batch()
     params = rgnet.init(key(), X)
     view = mp.wrap(rgnet, X, variables=params)
-    inner = [f"0.block {i}.{j}.{leaf}" for i in range(4) for j in (0, 2) for leaf in ("weight", "bias")]
+    inner = [f"0.Dense_{i}.{leaf}" for i in range(8) for leaf in ("weight", "bias")]
     assert list(view.parameters()) == [*inner, "1.weight", "1.bias"]
     for i in range(4):
-        native = params["params"]["layers_0"][f"Dense_{2 * i + 1}"]  # flax names it after who made it
+        native = params["params"]["layers_0"][f"Dense_{2 * i + 1}"]
         same(view[f"0.block {i}.2.weight"], native["kernel"])
+        assert view[f"0.block {i}.2.weight"] is view[f"0.Dense_{2 * i + 1}.weight"]
 
 
 def test_linens_blocks_with_names_are_indexed_by_their_positions() -> None:
@@ -188,7 +189,8 @@ def test_linens_blocks_with_names_are_indexed_by_their_positions() -> None:
     params = rgnet.init(key(), X)
     view = mp.wrap(rgnet, X, variables=params)
     same(view[0][1][0]["bias"], params["params"]["layers_0"]["Dense_2"]["bias"])
-    assert view[0][1][0]["bias"].name == "0.block 1.0.bias"
+    assert view[0][1][0]["bias"].name == "0.Dense_2.bias"
+    assert view["0"]["block 1"][0]["bias"] is view[0]["block 1.0.bias"] is view[0][1]["0.bias"]
 
 
 def test_a_linen_layer_used_once_is_not_tied_to_itself() -> None:
@@ -347,18 +349,18 @@ def test_one_dense_used_twice_has_three_entries_in_linens_tree() -> None:
     params = net.init(key(), X)
     assert len(params["params"]) == 3
     view = mp.wrap(net, X, variables=params)
-    assert list(view.layers()) == [("0",), ("2", "4"), ("6",)]
+    assert list(view.layers()) == [("0",), ("2",), ("6",)]
     assert len(view.parameters()) == len(jax.tree_util.tree_leaves(params)) == 6
 
 
-def test_one_dense_used_twice_is_one_parameter_with_two_names() -> None:
-    """001: shared at positions 2 and 4, in linen."""
+def test_one_dense_used_twice_is_one_layer_that_is_found_at_both_positions() -> None:
+    """001: shared at positions 2 and 4, in linen, whose tree has layers_2 alone."""
     net, X = tied(), batch()
     params = net.init(key(), X)
     view = mp.wrap(net, X, variables=params)
-    assert view["2.weight"] is view["4.weight"]
-    assert view["4.weight"].names == ("2.weight", "4.weight")
-    assert view.ties() == [("2.weight", "4.weight"), ("2.bias", "4.bias")]
+    assert view["2.weight"] is view["4.weight"] is view[4]["weight"]
+    assert view["4.weight"].names == ("2.weight",)
+    assert view.ties() == []
     same(view["4.weight"], params["params"]["layers_2"]["kernel"])
 
 

@@ -609,13 +609,39 @@ def compact() -> Any:
 
 
 @in_jax
-def test_a_compact_linen_module_needs_inputs_beside_its_variables() -> None:
+def test_what_a_compact_linen_module_makes_is_told_from_its_arrays_where_they_can_be_nothing_else() -> None:
     import jax
 
     module = compact()
     variables = module.init(jax.random.key(0), X)
-    with pytest.raises(errors.UnknownShapes, match=r"'params\.Dense_0\.kernel'.*mp\.wrap\(module, X, variables="):
-        mp.wrap(module, variables=variables)
+    net = mp.wrap(module, variables=variables)
+    assert list(net.parameters()) == list(mp.wrap(module, X, variables=variables).parameters())
+    assert {p.kind for p in net} == {"linear"} and net["Dense_0.weight"].shape == (3, X.shape[1])
+
+
+@in_jax
+def test_what_nothing_tells_of_a_compact_linen_module_stays_as_flax_has_it() -> None:
+    import jax
+    from flax import linen
+
+    class Turned(linen.Module):
+        """As a Dense to look at, with the kernel (out, in), as there are."""
+
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            kernel = self.param("kernel", linen.initializers.normal(1.0), (x.shape[-1], x.shape[-1]))
+            return x @ kernel.T + self.param("bias", linen.initializers.zeros, (x.shape[-1],))
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x: Any) -> Any:
+            return linen.Dense(2, name="out")(Turned(name="mid")(x))
+
+    variables = Net().init(jax.random.key(0), X)
+    with pytest.warns(mp.MultiparamWarning, match=r"'mid'.*mp\.wrap\(module, X, variables="):
+        net = mp.wrap(Net(), variables=variables)
+    assert set(net.parameters()) == {"mid.kernel", "mid.bias", "out.weight", "out.bias"}
+    assert np.array_equal(net["mid.kernel"].numpy(), np.asarray(variables["params"]["mid"]["kernel"]))
 
 
 @in_jax

@@ -1265,7 +1265,10 @@ def test_a_layer_used_twice_shows_as_tied(flavour: str, make: Callable[[Any], An
     net, twin = chain(flavour, make, shared=True), chain(flavour, make)
     names = [name for name in twin.parameters() if name.startswith("0.")]
     assert list(net.parameters()) == names
-    assert net.ties() == [(name, f"1.{name[2:]}") for name in names]
+    if flavour == "linen":  # one scope and one name, which the other place is an alias of
+        assert net.ties() == [] and all(net[f"1.{name[2:]}"] is net[name] for name in names)
+    else:
+        assert net.ties() == [(name, f"1.{name[2:]}") for name in names]
     for name in names:
         twin[f"1.{name[2:]}"].assign(twin[name].numpy())
     agree(stepper(net), stepper(twin), {f"1.{name[2:]}": name for name in names})
