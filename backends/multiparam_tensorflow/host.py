@@ -18,7 +18,7 @@ from .layers import LAYERS, composite_of, leaves_of
 from .optimizers import KerasOptimizer
 from .storage import KerasStorage, TiedView, namespace, tf_variable, to_numpy
 from .variables import own_lists, variables
-from .walk import Path, built, places, walk
+from .walk import Path, aliases, built, places, walk
 
 Open = tuple[Path, int, mpa.Composite, Any]  # path, first slot, how it folds, layer
 # What a model compiled for the variables it had, in Keras 3 and tf_keras.
@@ -56,6 +56,10 @@ class KerasHost(mpa.Host):
             )
         self._storages.keep(slots)
         return slots
+
+    def aliases(self) -> Mapping[Path, Path]:
+        """The attributes and positions of layers that have given names."""
+        return {} if self.native in built else dict(aliases(self.native))
 
     def _own(self, layer: Any, path: Path, positions: tuple[int, ...]) -> list[mpa.Slot]:
         """The slots of a layer's own variables, in canonical order."""

@@ -65,13 +65,32 @@ def walk(
         return
     yield path, positions, layer
     composite = composite or composite_of(layer) is not None
+    for position, (segments, held, child) in enumerate(_named_children(layer, composite)):
+        nested = [int(segment) if segment.isdigit() else 0 for segment in held[1:]] if segments == held else []
+        yield from walk(child, (*path, *segments), (*positions, position, *nested), (*above, id(layer)), composite)
+
+
+def aliases(
+    layer: Any, path: Path = (), alias: Path = (), above: tuple[int, ...] = (), composite: bool = False
+) -> Iterator[tuple[Path, Path]]:
+    """Where layers with given names are held, attributes or positions all the way down or below the last name, and
+    their paths."""
+    if id(layer) in above:
+        return
+    composite = composite or composite_of(layer) is not None
+    for segments, held, child in _named_children(layer, composite):
+        named = (*path, *segments)
+        places = (*alias, *held), (*path, *held)
+        yield from ((place, named) for place in dict.fromkeys(places) if place != named)
+        yield from aliases(child, named, places[0], (*above, id(layer)), composite)
+
+
+def _named_children(layer: Any, composite: bool) -> Iterator[tuple[Path, Path, Any]]:
+    """A layer's direct sublayers: under which segments, where they are held, and which."""
     children = _children(layer)
     names = {} if composite else given_names(layer, children)
-    for position, (segments, child) in enumerate(children):
-        nested = [int(segment) if segment.isdigit() else 0 for segment in segments[1:]]
-        if position in names:
-            segments, nested = (names[position],), []
-        yield from walk(child, (*path, *segments), (*positions, position, *nested), (*above, id(layer)), composite)
+    for position, (held, child) in enumerate(children):
+        yield (names[position],) if position in names else held, held, child
 
 
 def _children(layer: Any) -> list[Child]:

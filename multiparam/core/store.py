@@ -68,8 +68,7 @@ class Store:
     def read_table(self, host: Host) -> Table:
         """A host's table, in today's order of names where the names are the same: a copy may list its own otherwise."""
         # Parameters hold indices of slots, so a name must keep its index.
-        table = Table(host, self.adapter, self._packed, self._slots(host))
-        names = self.table.names
+        table, names = Table(host, self.adapter, self._packed, self._slots(host)), self.table.names
         if table.names == names or set(table.names) != set(names):
             return table
         return Table(host, self.adapter, {}, [table.slots[table.by_name[name]] for name in names])

@@ -194,7 +194,8 @@ def test_containers_parametrizations_and_compiled_modules_in_torch() -> None:
     native.register_buffer("passing", torch.zeros(1), persistent=False)
     net = mp.wrap(native)
     assert list(net.parameters()) == [name for name, _ in native.named_parameters()]
-    assert list(net.buffers()) == ["kept", "passing"]
+    assert list(net.buffers()) == ["kept"]
+    assert list(net.buffers(persistent=False)) == ["passing"]
     compiled = mp.wrap(torch.compile(torch.nn.Linear(3, 2)))
     assert list(compiled.parameters()) == ["weight", "bias"]
 

@@ -81,6 +81,31 @@ def test_the_names_given_in_a_model_of_ones_own_are_names_and_others_are_attribu
     assert listed(Net) == both("stem", "block_0", "block_1", "blocks.2", "head")
 
 
+def test_attributes_and_positions_of_named_layers_are_aliases_for_look_ups(lib: Any) -> None:
+    dense = lib.layers.Dense
+
+    class Net(lib.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = lib.Sequential([dense(4, name="first"), dense(4)], name="enc")
+            self.blocks = [dense(4, name=f"block_{i}") for i in range(2)]
+
+        def call(self, x: Any) -> Any:
+            return self.blocks[1](self.blocks[0](self.encoder(x)))
+
+    native = Net()
+    net = mp.wrap(native, X)
+    assert list(net.parameters()) == both("enc.first", "enc.1", "block_0", "block_1")
+    first = net["enc.first.weight"]
+    assert first.native is native.encoder.layers[0].kernel
+    for name in ("encoder.0.weight", "enc.0.weight", "encoder.first.weight"):
+        assert net[name] is first
+    assert net["encoder"]["1.bias"] is net["enc.1.bias"] is net["encoder.1.bias"]
+    assert net["blocks.1.bias"] is net["block_1.bias"]
+    with pytest.raises(mp.errors.ParameterNotFound):
+        net["blocks.2.bias"]
+
+
 def test_a_name_that_two_layers_have_or_an_attribute_has_gives_way_to_the_attributes(lib: Any) -> None:
     class Net(lib.Model):
         def __init__(self) -> None:
