@@ -118,7 +118,9 @@ def make(name: str) -> Pair:
         return mp.wrap(flax_model.module, *last, variables=variables_of(flax_model))
 
     source = mp.wrap(native)
-    return Pair(source, target, lambda net: unequal(truth, flat(net.variables)), inputs, partial(pairing, native, flax_model))
+    return Pair(
+        source, target, lambda net: unequal(truth, flat(net.variables)), inputs, partial(pairing, native, flax_model)
+    )
 
 
 class _Caught(Exception):
