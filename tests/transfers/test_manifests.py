@@ -10,7 +10,7 @@ import json
 import random
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,17 @@ class Side:
 
 @dataclass
 class Recorded:
-    """A pair: both sides, target name -> its source names, and how many of them are matched without a guess."""
+    """A pair: both sides, and target name -> its source names.
+
+    ``certain``: how many of them are matched without a guess; ``varied``: the same in each variation. They only rise:
+    ``tools/corpora/certain.py`` writes what matching reaches.
+    """
 
     source: Side
     target: Side
     pairs: dict[str, tuple[str, ...]]
-    certain: int
+    certain: int = 0
+    varied: Mapping[str, int] = field(default_factory=dict)
 
 
 def name_of(layer: str, leaf: str) -> str:
@@ -71,7 +76,7 @@ def recorded(path: Path) -> Recorded:
         for each in (found["source"], found["target"])
     ]
     pairs = {name: (of,) if isinstance(of, str) else tuple(of) for name, of in found["pairs"].items()}
-    return Recorded(*sides, pairs, found["certain"])
+    return Recorded(*sides, pairs, found.get("certain", 0), found.get("varied", {}))
 
 
 def manifest(side: Side, seed: int) -> Manifest:
@@ -132,7 +137,7 @@ def shuffled(pair: Recorded, seed: int) -> Recorded:
     layers = list(pair.source.leaves)
     random.Random(seed).shuffle(layers)
     source = Side(**{**vars(pair.source), "leaves": {layer: pair.source.leaves[layer] for layer in layers}})
-    return Recorded(source, pair.target, pair.pairs, 0)
+    return Recorded(source, pair.target, pair.pairs)
 
 
 def with_source(pair: Recorded, rename: Callable[[str], str]) -> Recorded:
@@ -143,7 +148,7 @@ def with_source(pair: Recorded, rename: Callable[[str], str]) -> Recorded:
         return name_of(rename(layer), leaf)
 
     pairs = {target: tuple(map(new, names)) for target, names in pair.pairs.items()}
-    return Recorded(pair.source.renamed(rename), pair.target, pairs, 0)
+    return Recorded(pair.source.renamed(rename), pair.target, pairs)
 
 
 def prefixed(pair: Recorded, prefix: str) -> Recorded:
@@ -165,8 +170,8 @@ def in_other_containers(pair: Recorded) -> Recorded:
     return with_source(pair, rename)
 
 
-def doubled(pair: Recorded) -> Recorded:
-    """Twice as many blocks on both sides, where one container of the source is one of the target."""
+def doubled(pair: Recorded) -> Recorded | None:
+    """Twice as many blocks on both sides, where one container of the source is one of the target; else None."""
     containers: dict[tuple[str, ...], set[tuple[str, ...]]] = {}  # of the target -> those of the source
     for target, names in pair.pairs.items():
         containers.setdefault(container(target)[0], set()).update(container(name)[0] for name in names)
@@ -186,12 +191,12 @@ def doubled(pair: Recorded) -> Recorded:
         for name in names
     )
     if not one or len(source_by) < len(one) or not agree:
-        pytest.skip("no container of blocks on both sides")
+        return None
     pairs = dict(pair.pairs)
     for target, names in pair.pairs.items():
         if container(target)[0] in one:
             pairs[moved(target, target_by)] = tuple(moved(name, source_by) for name in names)
-    return Recorded(more(pair.source, source_by), more(pair.target, target_by), pairs, 0)
+    return Recorded(more(pair.source, source_by), more(pair.target, target_by), pairs)
 
 
 def container(name: str) -> tuple[tuple[str, ...], int]:
@@ -216,13 +221,12 @@ def more(side: Side, by: Mapping[tuple[str, ...], int]) -> Side:
     return Side(side.title, side.order, *merged, [*side.ties, *ties])
 
 
-VARIATIONS: dict[str, Callable[[Recorded], Recorded]] = {
+VARIATIONS: dict[str, Callable[[Recorded], Recorded | None]] = {
     "shuffled": lambda pair: shuffled(pair, 0),
-    "shuffled otherwise": lambda pair: shuffled(pair, 1),
     "renamed containers": in_other_containers,
-    **{f"prefix {prefix}": lambda pair, prefix=prefix: prefixed(pair, prefix) for prefix in PREFIXES},
+    "prefix": lambda pair: prefixed(pair, PREFIXES[len(pair.pairs) % len(PREFIXES)]),
     "doubled blocks": doubled,
-    "all at once": lambda pair: prefixed(in_other_containers(shuffled(doubled(pair), 2)), "module."),
+    "all at once": lambda pair: prefixed(in_other_containers(shuffled(doubled(pair) or pair, 2)), "module."),
 }
 
 
@@ -245,12 +249,16 @@ def test_nothing_certain_is_wrong_and_nothing_certain_is_lost(path: Path) -> Non
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_nothing_certain_is_wrong_in_variations(path: Path, variation: str) -> None:
     pair = VARIATIONS[variation](recorded(path))
-    assert wrong(pair, plan_of(pair)) == []
+    if pair is None:
+        pytest.skip("no container of blocks that is one on both sides")
+    plan = plan_of(pair)
+    assert wrong(pair, plan) == []
+    assert certain(pair, plan) >= recorded(path).varied.get(variation, 0)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_files_are_consistent(path: Path) -> None:
-    """The right pairing names what is there, and shapes hold as many numbers on both sides where one array moves."""
+    """The right pairing names what is there."""
     pair = recorded(path)
     sides = [
         {name_of(layer, leaf) for layer, leaves in side.leaves.items() for leaf in leaves}

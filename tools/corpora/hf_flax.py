@@ -32,6 +32,19 @@ CONVOLUTIONAL = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2],
 SPECIAL: dict[str, dict[str, Any]] = {
     "ResNet": CONVOLUTIONAL,
     "RegNet": CONVOLUTIONAL,
+    "ConvNext": {"num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1], "patch_size": 2},
+    "Segformer": {
+        "num_encoder_blocks": 2, "hidden_sizes": [8, 16], "depths": [1, 1], "sr_ratios": [2, 1],
+        "num_attention_heads": [1, 2], "patch_sizes": [3, 3], "strides": [2, 2], "mlp_ratios": [2, 2],
+    },
+    "Swin": {
+        "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2, "image_size": 16, "patch_size": 2,
+    },
+    "Flaubert": {"emb_dim": 32},
+    "XLM": {"emb_dim": 32},
+    "XLMRoberta": {},
+    "XLNet": {"d_inner": 37},
+    "CTRL": {"dff": 37},
     "GPTNeo": {"attention_types": [[["global", "local"], 1]], "window_size": 4},
     "BigBird": {"attention_type": "original_full"},
     "Wav2Vec2": {
@@ -44,6 +57,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "RoFormer": {"embedding_size": 32},
     "CLIP": {},
 }  # fmt: skip
+# Families of which only what stands there is taken
+WHOLE = ("ResNet", "RegNet", "ConvNext", "Segformer", "Swin")
 
 NAMES = """
 AlbertModel AlbertForMaskedLM BartModel BartForConditionalGeneration BeitModel BertModel BertForMaskedLM
@@ -80,7 +95,7 @@ def config_of(cls: Any) -> Any:
     if family == "CLIP":
         return _clip_config(cls)
     known = inspect.signature(cls.config_class.__init__).parameters
-    sizes = SPECIAL[family] if SPECIAL.get(family) is CONVOLUTIONAL else SMALL | SPECIAL.get(family, {})
+    sizes = SPECIAL[family] if family in WHOLE else SMALL | SPECIAL.get(family, {})
     config = cls.config_class(**{name: value for name, value in sizes.items() if name in known})
     config._attn_implementation, config.use_cache = "eager", False
     return config

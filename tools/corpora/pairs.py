@@ -36,14 +36,14 @@ class Pair:
     """Two models of one architecture.
 
     Attributes:
-        source: The wrapped source, with noise where a fresh model is constant.
+        source: The wrapped source, with noise where a fresh model is constant; or a file.
         target: Makes the wrapped target, with values of its own.
         judge: What is wrong with a target after the transfer, in a few words; empty where it is right.
         inputs: Example inputs of the source that the target takes in the same order; None where there are none.
         truth: target name -> source names, where names say what is right; for manifests.
     """
 
-    source: mp.Model
+    source: Any
     target: Callable[[], mp.Model]
     judge: Callable[[mp.Model], str]
     inputs: tuple[Any, ...] | None = None
@@ -179,6 +179,12 @@ def apart(ours: Any, theirs: Any) -> str:
     scale = max(float(np.abs(a).max()), 1e-30)
     far = float(np.abs(a.astype("f8") - b.astype("f8")).max()) / scale
     return "" if far < SAME else f"native outputs {far:.1e} apart"
+
+
+def worst(ours: Any, theirs: Any) -> str:
+    """What differs between two native outputs, array by array; empty where nothing does."""
+    pairs = list(zip(arrays(ours), arrays(theirs), strict=False))
+    return next(filter(None, (apart(a, b) for a, b in pairs)), "")
 
 
 def unequal(truth: Mapping[str, np.ndarray], target: Mapping[str, np.ndarray]) -> str:

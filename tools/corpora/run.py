@@ -28,7 +28,7 @@ from typing import Any
 import report
 
 HERE = Path(__file__).resolve().parent
-SECTIONS = ("hf_flax", "timm_kimm")
+SECTIONS = ("hf_flax", "hf_tf", "timm_kimm", "torch_flaxmodels", "hf_keras_hub", "gluon_torch", "book", "trained")
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3",
     "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "KERAS_BACKEND": "tensorflow", "PYTHONWARNINGS": "ignore",

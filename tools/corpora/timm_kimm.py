@@ -31,7 +31,7 @@ MODELS: dict[str, tuple[str, int]] = {
     "hgnetv2_b0": ("HGNetV2B0", 64),
     "vgg11_bn": ("VGG11", 224),
     "densenet121": ("DenseNet121", 64),
-    "efficientnet_lite0": ("EfficientNetLiteB0", 64),
+    "tf_efficientnet_lite0": ("EfficientNetLiteB0", 64),
     "tf_efficientnet_b0": ("EfficientNetB0", 64),
     "tf_efficientnetv2_b0": ("EfficientNetV2B0", 64),
     "tinynet_e": ("TinyNetE", 64),
@@ -43,7 +43,7 @@ MODELS: dict[str, tuple[str, int]] = {
     "mobilevitv2_050": ("MobileViTV2W050", 64),
     "legacy_xception": ("Xception", 96),
 }
-RECORDED = ("resnet18", "repvgg_a0", "vit_tiny_patch16_224", "convnext_atto", "vgg11_bn", "lcnet_050")
+RECORDED = ("resnet18", "repvgg_a0", "vit_tiny_patch16_224", "convnext_atto", "lcnet_050", "regnetx_002")
 
 
 def names() -> list[str]:
