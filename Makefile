@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 MODERN ?= .venv-modern
 JUDGE ?= .venv-judge
+PAIRS ?= .venv-pairs
 MATRIX ?= build/matrix
 STEPS ?= 20
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: compare test check coverage bench modern slow mutants mutation soak matrix record-default record-modern judge clean
+.PHONY: compare test check coverage bench modern slow mutants mutation soak matrix record-default record-modern judge corpora manifests clean
 
 compare: $(VENV)/.ready
 	@$(BIN)/multiparam compare
@@ -64,6 +65,16 @@ judge: $(JUDGE)/.ready
 	@$(JUDGE)/bin/multiparam compare $(MATRIX)/*.safetensors --json $(MATRIX)/report.json \
 		--markdown $(MATRIX)/report.md --junit $(MATRIX)/report.xml --html $(MATRIX)/report.html
 
+# Models that others wrote twice, and whether weights move between them without a rule: an hour. CORPORA="--only 'Bert*'"
+corpora: $(PAIRS)/.ready
+	@mkdir -p build
+	$(PAIRS)/bin/python tools/corpora/run.py --json build/corpora.json --markdown build/corpora.md $(CORPORA)
+
+# The names, kinds and shapes of some of them, for the tests of matching.
+manifests: $(PAIRS)/.ready
+	$(PAIRS)/bin/python tools/corpora/record_manifests.py $(CORPORA)
+	$(PAIRS)/bin/python tools/corpora/certain.py
+
 $(VENV)/.ready: pyproject.toml constraints/default.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade-strategy only-if-needed -c constraints/default.txt -e ".[all,dev]"
@@ -80,5 +91,14 @@ $(JUDGE)/.ready: pyproject.toml
 	$(JUDGE)/bin/python -m pip install -q -c constraints/default.txt -e ".[cli]"
 	@touch $@
 
+# These ask for other versions of the frameworks than each other: so without what they ask for, which is listed.
+$(PAIRS)/.ready: pyproject.toml constraints/default.txt constraints/pairs.txt tools/corpora/shim.py
+	$(PYTHON) -m venv $(PAIRS)
+	$(PAIRS)/bin/python -m pip install -q -c constraints/default.txt -e ".[all,test]"
+	$(PAIRS)/bin/python -m pip install -q -c constraints/default.txt -c constraints/pairs.txt transformers
+	$(PAIRS)/bin/python -m pip install -q --no-deps -r constraints/pairs.txt
+	$(PAIRS)/bin/python tools/corpora/shim.py
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-modern .venv-judge .venv-ci .venv-ci-modern .venv-ci-judge build
+	rm -rf .venv .venv-modern .venv-judge .venv-pairs .venv-ci .venv-ci-modern .venv-ci-judge build
