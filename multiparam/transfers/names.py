@@ -78,7 +78,7 @@ def name_pairs(sources: Sequence[str], targets: Sequence[str]) -> list[NamePair]
 def _stripped(keys: Mapping[str, Key], prefix: Key) -> dict[str, Key]:
     """Keys without a prefix, those that do not have it left out."""
     n = len(prefix)
-    return {name: key[n:] for name, key in keys.items() if key[:n] == prefix and len(key) > n}
+    return {name: key[n:] for name, key in keys.items() if key[:n] == prefix and (len(key) > n or not n)}
 
 
 def _prefixes(
