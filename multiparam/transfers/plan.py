@@ -185,6 +185,8 @@ def plan_manifests(
             _add_layer(plan, source, target, matches[layer])
         else:
             plan.missing += [entry.name for leaf, entry in leaves.items() if leaf not in BOOKKEEPING]
+    if not target.layers and source.layers:
+        plan.refused.append("the target has no parameter that is reached: it may keep plain arrays in attributes")
     _find_unused(plan, renamed)
     entries = target.entries()
     made = {entries[move.target].key for move in plan.moves}
@@ -215,9 +217,22 @@ def _add_layer(plan: Plan, source: Manifest, target: Manifest, match: LayerMatch
             change = f"rows permuted: {channels} channels were flattened {source.order}, here {target.order}"
         gradient = move.gradient if callable(move.gradient) else make if move.gradient else None
         maker = _maker(source, make, sources)
+        if move.target == "weight" and _is_fixed(source, match.source):
+            maker, change, gradient = _ones(entries[move.target].spec.shape), "counts as 1 there", None
+        elif move.target == "weight" and _is_fixed(target, match.target) and (maker() != 1).any():
+            plan.refused.append(f"{where}: weight is not all 1, and counts as 1 here whatever it holds")
         name, why = entries[move.target].name, match.evidence if permutation is None else FLATTENED
         plan.moves.append(Move(name, sources, change, why, maker, permutation, gradient))
     _compare_options(plan, source, target, match)
+
+
+def _is_fixed(side: Manifest, layer: str) -> bool:
+    """Whether a norm computes as if its weight were 1, whatever it holds, as Gluon's BatchNorm(scale=False) does."""
+    return side.options.get(layer, {}).get("scale") is False
+
+
+def _ones(shape: tuple[int, ...]) -> Callable[[], np.ndarray]:
+    return lambda: np.ones(shape, np.float32)
 
 
 def _maker(source: Manifest, make: Callable[..., np.ndarray], names: tuple[str, ...]) -> Callable[[], np.ndarray]:

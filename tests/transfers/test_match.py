@@ -150,6 +150,24 @@ def test_a_linear_layer_is_a_convolution_of_one_position() -> None:
         np.testing.assert_allclose(mp.to_numpy(a(x)), mp.to_numpy(b(other)), rtol=1e-5)
 
 
+def test_a_weight_that_counts_as_ones_is_ones_there_and_must_be_here() -> None:
+    shapes = {"n": {"weight": (3,), "bias": (3,)}}
+    fixed, free = manifest(shapes, "batchnorm"), manifest(shapes, "batchnorm")
+    fixed.options = {"n": {"scale": False}}
+    free.read = lambda name: np.full(3, 2, "float32")
+    there = {move.target: move for move in plan_manifests(fixed, free).moves}
+    assert there["n.weight"].make().tolist() == [1, 1, 1] and there["n.weight"].change == "counts as 1 there"
+    assert "counts as 1 here whatever it holds" in plan_manifests(free, fixed).refused[0]
+    free.read = lambda name: np.ones(3, "float32")
+    assert plan_manifests(free, fixed).complete
+
+
+def test_nothing_goes_into_a_model_without_parameters() -> None:
+    plan = plan_manifests(squares("a"), squares())
+    assert not plan.complete and "no parameter that is reached" in plan.refused[0]
+    assert plan_manifests(squares(), squares()).complete
+
+
 # -- what outputs prove
 
 
