@@ -16,7 +16,7 @@ from ..core.parameter import write
 from ..core.slots import Activation
 from ..errors import InvalidArgument, TransferError
 from .manifest import manifest_of
-from .plan import Plan
+from .plan import WHEN_IT_TRAINS, Plan
 from .plan import plan as make_plan
 from .proof import Candidate, Snapshot, candidates, is_inferred, proven, without_permutations
 from .rename import Rules
@@ -57,7 +57,9 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{len(self.plan.moves)} parameters and buffers transferred; optimizer state does not travel."]
-        lines += [*self.plan.ties, *(f"Outputs will differ: {text}" for text in self.plan.options)]
+        # What outputs that agree have shown to be one thing, written in two ways, is no difference.
+        options = [text for text in self.plan.options if not self.agrees or text.endswith(WHEN_IT_TRAINS)]
+        lines += [*self.plan.ties, *(f"Outputs will differ: {text}" for text in options)]
         if self.distance is not None:
             verdict = "the models agree" if self.agrees else "the models DISAGREE"
             lines.append(f"Verified: {verdict}, {self.distance:.3g} eps apart (bound {self.bound:g}).")

@@ -25,6 +25,7 @@ from .match import NAME, LayerMatch, match_layers
 from .ranking import Ranking, by_words
 from .rename import RenamedLayers, Rules, rename_layers
 
+WHEN_IT_TRAINS = ", when it trains"  # of an option that evaluation does not look at
 # No file and no layer says that its inputs were flattened, nor in which order; it is inferred from the layers before.
 FLATTENED = "guess: flattened in another order"
 
@@ -248,7 +249,7 @@ def _compare_options(plan: Plan, source: Manifest, target: Manifest, match: Laye
     options = source.options.get(match.source, {})
     for option, value in target.options.get(match.target, {}).items():
         if option in options and not options_equal(options[option], value):
-            when = ", when it trains" if option == "momentum" else ""
+            when = WHEN_IT_TRAINS if option == "momentum" else ""
             there, here = (tuple(v) if isinstance(v, list) else v for v in (options[option], value))  # JSON: no tuples
             plan.options.append(f"{match.target or 'the model'}: {option} is {there} there, {here} here{when}")
 
