@@ -111,8 +111,10 @@ class LeafStorage(ArrayStorage):
 
     def __init__(self, native: Any, trainable: bool = True) -> None:
         if isinstance(native, np.ndarray):
-            small = native.nbytes < LARGE and native.flags.c_contiguous
-            native = native.copy() if small else from_numpy(native)
+            # JAX has no 64-bit integers unless told so: the dtype must be the one that the array has afterwards.
+            lasting = native.dtype.name not in ("int64", "uint64")
+            wait = lasting and native.nbytes < LARGE and native.flags.c_contiguous
+            native = native.copy() if wait else from_numpy(native)
         self.held: Any = native
         self.gradient = None
         self._trainable = trainable
