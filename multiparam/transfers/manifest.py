@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Manifest:
 
     def kind(self, layer: str) -> str:
         """The kind of a layer; nothing where a file does not say."""
-        return next((self.kinds[layer, leaf] for leaf in self.layers[layer] if (layer, leaf) in self.kinds), "")
+        return next((self.kinds[layer, leaf] for leaf in self.layers.get(layer, ()) if (layer, leaf) in self.kinds), "")
 
     def entries(self) -> dict[str, Entry]:
         """Every entry by its name."""
@@ -82,7 +83,36 @@ def _manifest_of_model(net: Model) -> Manifest:
         layers.setdefault(layer, {})[leaf] = Entry(name, spec, id(slot.storage), slot.buffer, id(p))
         kinds[layer, leaf] = slot.kind
     title = f"{net.backend} {type(net.native).__name__}"
+    _name_weight_norms(layers, kinds)
     return Manifest(title, layers, kinds, lambda name: peek(net.parameter(name)), net.options(), store.host.data_order)
+
+
+WEIGHT_NORM = re.compile(r"(?:(.*)\.)?parametrizations\.(\w+)")
+
+
+def _name_weight_norms(layers: dict[str, dict[str, Entry]], kinds: dict[tuple[str, str], str]) -> None:
+    """Give the two arrays of PyTorch's weight norm, a parametrization since 2.0, the names that they had before and
+    have elsewhere: ``weight_g`` and ``weight_v`` of the layer itself."""
+    for place in [layer for layer in layers if WEIGHT_NORM.fullmatch(layer)]:
+        leaves = layers[place]
+        if list(leaves) != ["original0", "original1"] or not _is_magnitude(leaves["original0"], leaves["original1"]):
+            continue
+        match = WEIGHT_NORM.fullmatch(place)
+        assert match is not None
+        layer = match[1] or ""
+        for leaf, ending in (("original0", "g"), ("original1", "v")):
+            name = f"{match[2]}_{ending}"
+            layers.setdefault(layer, {})[name] = leaves[leaf]
+            kinds[layer, name] = next((kind for (at, _), kind in kinds.items() if at == layer), "")
+        del layers[place]
+
+
+def _is_magnitude(g: Entry, v: Entry) -> bool:
+    """Whether one array can hold the norms of another, along all axes but some."""
+    pairs = list(zip(g.spec.shape, v.spec.shape, strict=False))
+    return (
+        len(g.spec.shape) == len(v.spec.shape) and all(a in (1, b) for a, b in pairs) and g.spec.shape != v.spec.shape
+    )
 
 
 def _manifest_of_state(state: Mapping[str, Any], title: str) -> Manifest:
@@ -114,4 +144,5 @@ def manifest_of_arrays(
         return array.T if transposed else array
 
     own = isinstance(state, Source) and state.own_layouts
+    _name_weight_norms(layers, kinds)
     return Manifest(title, layers, kinds, read_entry, document.layers, order, own)

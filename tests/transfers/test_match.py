@@ -210,3 +210,16 @@ def test_compare_takes_no_pair_that_nothing_proves() -> None:
     target.native.order = ("x", "y", "x")
     with pytest.raises(mp.errors.TransferError, match="guesses"):
         mp.compare({"one": source, "other": target}, X, sync="one")
+
+
+def test_weight_norm_has_one_name_whichever_version_of_pytorch_made_it() -> None:
+    new = mp.wrap(N.Sequential(N.utils.parametrizations.weight_norm(L(4, 3))))
+    old = {
+        "0.weight_g": np.ones((3, 1), "float32"),
+        "0.weight_v": np.full((3, 4), 2, "float32"),
+        "0.bias": np.ones(3, "f4"),
+    }
+    plan = mp.plan(old, new)
+    assert plan.complete and not plan.guesses and not plan.unused
+    mp.transfer(old, new)
+    assert new["0.parametrizations.weight.original1"].numpy().tolist() == old["0.weight_v"].tolist()
