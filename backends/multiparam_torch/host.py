@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -103,12 +103,16 @@ def _unwrapped(module: tnn.Module | None) -> Any:
     return module
 
 
-def _children(module: tnn.Module) -> Iterator[tuple[str, tnn.Module | None]]:
-    tied = len(_tied_leaves(module))
-    for name, child in module._modules.items():
+def _children(module: tnn.Module) -> Iterable[tuple[str, tnn.Module | None]]:
+    below = module._modules
+    if not below:  # most modules of a large model
+        return ()
+    children = {name: _unwrapped(child) for name, child in below.items()}
+    lists = below.get("parametrizations")
+    if lists is not None and len(lists._modules) == len(_tied_leaves(module)):
         # where torch keeps parametrizations that are ours alone is no layer that the user knows
-        ours = name == "parametrizations" and child is not None and len(child._modules) == tied
-        yield name, None if ours else _unwrapped(child)
+        children["parametrizations"] = None
+    return children.items()
 
 
 class TorchHost(Host):
@@ -143,16 +147,18 @@ class TorchHost(Host):
         kind, renamed, storages = LAYERS.of(cls), LAYERS.leaves(cls), self._storages
 
         def slot(name: str, storage: TorchStorage, buffer: bool = False, view: Layout | None = None) -> Slot:
-            leaf, layout = LAYERS.canonical(cls, name, storage.shape or ()) if renamed else (name, None)
+            leaf, layout = LAYERS.canonical(cls, name, storage.shape or ()) if name in renamed else (name, None)
             return Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer, view)
 
         own = [slot(name, storages.of(p, TorchStorage)) for name, p in module._parameters.items() if p is not None]
         for name, view, source in _tied_leaves(module):
             own.insert(view.position, slot(name, storages.of(source, TorchStorage), view=view.layout))
         table = module._buffers
-        constants = _constants(module)
-        buffers = [(name, each) for name, each in table.items() if each is not None and name not in constants]
-        return own + [slot(name, storages.of(buffer, TorchBuffer, table, name), True) for name, buffer in buffers]
+        if table:
+            constants = _constants(module)
+            buffers = [(name, each) for name, each in table.items() if each is not None and name not in constants]
+            own += [slot(name, storages.of(buffer, TorchBuffer, table, name), True) for name, buffer in buffers]
+        return own
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
         names = LayerNames.of_slots(self.slots(), walk(self.native, lambda module: module._modules.items()))

@@ -37,8 +37,10 @@ def walk(layer: Any, children: Callable[[Any], Iterable[tuple[str, Any]]]) -> It
     while stack:
         path, positions, layer = stack.pop()
         yield path, positions, layer
-        below = [((*path, name), (*positions, i), child) for i, (name, child) in enumerate(children(layer))]
-        stack += (place for place in reversed(below) if place[2] is not None)
+        named = enumerate(children(layer))
+        below = [((*path, name), (*positions, i), child) for i, (name, child) in named if child is not None]
+        below.reverse()
+        stack += below
 
 
 class Storages(Generic[S]):
