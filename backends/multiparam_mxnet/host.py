@@ -57,8 +57,7 @@ class GluonHost(Host):
         for path, positions, block in all_places:
             slots += self._own_slots(block, path, positions)
         held = {id(slot.storage.native) for slot in slots}
-        if any(id(p) not in held for p in self.native.collect_params().values()):
-            slots += self._unheld(all_places, held)
+        slots += self._unheld(all_places, held)
         self._storages.keep(slots)
         return slots
 

@@ -90,6 +90,8 @@ def places(block: Any) -> Iterator[Place]:
 def _children(block: Any) -> list[tuple[str, Any]]:
     """A block's children by name. Names that Gluon made up, as in ``register_child(child, child.name)``, count the
     blocks of the process: without the parent's they are what the user called the child, or else its position."""
+    if not block._children:  # most blocks of a large model
+        return []
     keys, children = list(block._children), list(block._children.values())
     names = [_child_name(block, *each) for each in zip(range(len(keys)), keys, children, strict=True)]
     for i, key in enumerate(keys):

@@ -66,7 +66,7 @@ class KerasHost(mpa.Host):
         kind, trained, own = LAYERS.of(type(layer)), own_lists(layer)[0], []
         for place, variable in variables(layer):
             storage = self._storages.of(variable, KerasStorage, layer)
-            if not any(_is_in(variable, group) for group in own_lists(storage.layer)):
+            if storage.layer is not layer and not any(_is_in(variable, group) for group in own_lists(storage.layer)):
                 storage.layer = layer  # it was untied from the layer it was held by first
             held = vars(layer).get(place[0]) if len(place) == 1 else variable
             segments, layout = (place[0].lstrip("_") or place[0], *place[1:]), None

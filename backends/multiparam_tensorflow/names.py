@@ -29,11 +29,14 @@ def given_names(parent: Any, children: Sequence[Child]) -> dict[int, str]:
     """
     names: dict[int, str] = {}
     seen: set[int] = set()
+    base = _auto_base(parent) if children else None
     for i, (_, layer) in enumerate(children):
-        name = None if id(layer) in seen else _given_name(layer, parent)
+        name = None if id(layer) in seen else _given_name(layer, base)
         seen.add(id(layer))
         if name is not None:
             names[i] = name
+    if not names:
+        return names
     count = Counter(names.values())
     heads = Counter(child.segments[0] for child in children)
     own = {i: heads[name] - (children[i].segments[0] == name) for i, name in names.items()}
@@ -57,12 +60,12 @@ def counted_names(layers: Sequence[Any], taken: Collection[str] = ()) -> list[st
     return [str(name) for name in names]
 
 
-def _given_name(layer: Any, parent: Any) -> str | None:
-    """The name the user gave; without the parent's, where Keras made that up and the user put it in front."""
+def _given_name(layer: Any, base: str | None) -> str | None:
+    """The name the user gave; without the parent's, where Keras made that up, from ``base``, and the user put it in
+    front."""
     name = str(layer.name)
     if _auto_base(layer) is not None:
         return None
-    base = _auto_base(parent)
     inside = base and re.fullmatch(rf"{re.escape(base)}(_\d+)?[_/](?P<rest>[^\W\d].*)", name)
     return inside["rest"] if inside else name
 
