@@ -90,10 +90,10 @@ def _tied_leaves(module: tnn.Module) -> list[tuple[str, TiedView, tnn.Parameter]
     return sorted(tied, key=lambda leaf: leaf[1].position)
 
 
-def _constants(module: tnn.Module) -> set[str]:
-    """The names of a module's buffers that are no part of its state."""
+def _constants(module: tnn.Module) -> list[str]:
+    """The names of a module's buffers that are no part of its state, in their order."""
     names = module._non_persistent_buffers_set  # torch asks nowhere public
-    return {name for name in names if module._buffers.get(name) is not None} if names else names
+    return [name for name, buffer in module._buffers.items() if buffer is not None and name in names]
 
 
 def _unwrapped(module: tnn.Module | None) -> Any:
@@ -134,7 +134,7 @@ class TorchHost(Host):
         """The buffers of ``persistent=False``, which torch keeps out of its ``state_dict``."""
         slots: list[Slot] = []
         for path, positions, module in walk(_unwrapped(self.native), _children):
-            for name in sorted(_constants(module), key=list(module._buffers).index):
+            for name in _constants(module):
                 storage = self._constants.of(module._buffers[name], TorchBuffer, module._buffers, name)
                 kind = LAYERS.of(type(module))
                 slots.append(Slot((*path, name), positions, kind, storage, None, module, name, True))

@@ -18,7 +18,7 @@ from ..errors import InvalidArgument, TransferError
 from .manifest import manifest_of
 from .plan import WHEN_IT_TRAINS, Plan
 from .plan import plan as make_plan
-from .proof import Candidate, Snapshot, candidates, is_inferred, proven, without_permutations
+from .proof import Candidate, Snapshot, candidates, is_inferred, proven
 from .rename import Rules
 
 BOUND = 256.0  # eps of the output's dtype that verification allows, unless told otherwise
@@ -183,7 +183,7 @@ def transfer_verified(
             if candidate.plan.problems(partial=accepted.partial, accept_guesses=True):
                 continue
             apply_plan(candidate.plan, target, tick)
-            distance = _largest_distance(source, target, inputs)
+            distance, _ = _output_distance(source, target, inputs)
             tried.append((distance, candidate.how))
             if distance <= bound:
                 proved = f"Guesses were proved by the outputs: {candidate.how} ({len(tried)} tried)."
@@ -193,7 +193,7 @@ def transfer_verified(
         raise
     if accepted.guesses or all(move.permutation for move in plan.guesses):
         apply_plan(plan, target)
-        return verify_transfer(plan, source, target, inputs, bound, retry=False)
+        return verify_transfer(plan, source, target, inputs, bound)
     snapshot.restore()
     ways = "; ".join(f"{how}: {distance:.3g} eps" for distance, how in tried)
     raise TransferError(
@@ -213,34 +213,22 @@ def _calls(source: Model, net: Model, inputs: tuple[Any, ...]) -> list[Activatio
     return net.activations(*inputs_for(source, net, inputs))
 
 
-def _largest_distance(source: Model, target: Model, inputs: tuple[Any, ...]) -> float:
-    """Of the outputs, in eps of their dtype; infinite for another number or other shapes of outputs."""
-    outputs, target_outputs = (_outputs(source, net, inputs) for net in (source, target))
-    if [a.shape for a in outputs] != [b.shape for b in target_outputs]:
-        return float("inf")
-    return max((_distance(a, b) for a, b in zip(outputs, target_outputs, strict=True)), default=0.0)
+def verify_transfer(plan: Plan, source: Model, target: Model, inputs: tuple[Any, ...], bound: float = BOUND) -> Report:
+    """Run both models after a transfer, and where they disagree find the first layer that does."""
+    largest, parted = _output_distance(source, target, inputs)
+    if parted or largest <= bound:
+        return Report(plan, largest, bound, parted)
+    return Report(plan, largest, bound, first_divergence(plan.layers, source, target, inputs, bound))
 
 
-def verify_transfer(
-    plan: Plan, source: Model, target: Model, inputs: tuple[Any, ...], bound: float = BOUND, retry: bool = True
-) -> Report:
-    """Run both models after a transfer. Where they disagree and a flattening was inferred from the layers, the transfer
-    without it is tried, and stays if it agrees."""
+def _output_distance(source: Model, target: Model, inputs: tuple[Any, ...]) -> tuple[float, str]:
+    """The largest of the outputs, in eps of their dtype; infinite for another number or other shapes of outputs, which
+    are then said."""
     outputs, target_outputs = (_outputs(source, net, inputs) for net in (source, target))
     if [a.shape for a in outputs] != [b.shape for b in target_outputs]:
         shapes = " and ".join(str([a.shape for a in each]) for each in (outputs, target_outputs))
-        return Report(plan, float("inf"), bound, f"the output, of shapes {shapes}")
-    largest = max((_distance(a, b) for a, b in zip(outputs, target_outputs, strict=True)), default=0.0)
-    if largest <= bound:
-        return Report(plan, largest, bound)
-    if retry and any(move.permutation for move in plan.moves):
-        unpermuted = without_permutations(plan, manifest_of(source))
-        apply_plan(unpermuted, target)
-        report = verify_transfer(unpermuted, source, target, inputs, bound, retry=False)
-        if report.agrees:
-            return report
-        apply_plan(plan, target)
-    return Report(plan, largest, bound, first_divergence(plan.layers, source, target, inputs, bound))
+        return float("inf"), f"the output, of shapes {shapes}"
+    return max((_distance(a, b) for a, b in zip(outputs, target_outputs, strict=True)), default=0.0), ""
 
 
 def first_divergence(

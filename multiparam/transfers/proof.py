@@ -56,7 +56,7 @@ def candidates(
         plan = plan_manifests(source, target, rules, cast=cast, ranking=ranking)
         for how, each in (
             (name, plan),
-            (f"{name}, nothing flattened in another order", without_permutations(plan, source)),
+            (f"{name}, nothing flattened in another order", _without_permutations(plan, source)),
         ):
             key = tuple((move.target, move.sources, move.permutation is None) for move in each.moves)
             if key not in tried:
@@ -70,7 +70,7 @@ def _rankings(calls: Callable[[], tuple[list[str], list[str]]]) -> Iterator[tupl
     yield "by order of execution", by_calls(*calls())
 
 
-def without_permutations(plan: Plan, source: Manifest) -> Plan:
+def _without_permutations(plan: Plan, source: Manifest) -> Plan:
     """A plan without the flattenings that were inferred for it."""
     moves = [without_permutation(move, source.read) for move in plan.moves]
     return plan.with_moves(moves)
