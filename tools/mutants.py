@@ -220,41 +220,32 @@ def _(a: Any) -> Changes:
 # -- access
 
 
-@fault("access", "transposed where square")
-def _(a: Any) -> Changes:
+def _other_layouts(a: Any, layout: layouts.Layout | None, where: Callable[[tuple[int, ...]], bool]) -> Changes:
+    """Arrays of some native shapes show in another layout."""
     canonical = a.LAYERS.canonical
 
     def wrong(cls: type, leaf: str, shape: tuple[int, ...], leaves: Any = None) -> Any:
-        name, layout = canonical(cls, leaf, shape, leaves)
-        return name, None if len(shape) == 2 and shape[0] == shape[1] else layout
+        name, right = canonical(cls, leaf, shape, leaves)
+        return name, layout if where(shape) else right
 
     yield a.LAYERS, "canonical", wrong
+
+
+@fault("access", "transposed where square")
+def _(a: Any) -> Changes:
+    return _other_layouts(a, None, lambda shape: len(shape) == 2 and shape[0] == shape[1])
 
 
 @fault("access", "a convolution's channels in for out where equal")
 def _(a: Any) -> Changes:
-    canonical = a.LAYERS.canonical
-
-    def wrong(cls: type, leaf: str, shape: tuple[int, ...], leaves: Any = None) -> Any:
-        name, layout = canonical(cls, leaf, shape, leaves)
-        if len(shape) == 4 and shape[2] == shape[3]:
-            layout = layouts.Layout(("transpose", (2, 3, 0, 1)))
-        return name, layout
-
-    yield a.LAYERS, "canonical", wrong
+    layout = layouts.Layout(("transpose", (2, 3, 0, 1)))
+    return _other_layouts(a, layout, lambda shape: len(shape) == 4 and shape[2] == shape[3])
 
 
 @fault("access", "a convolution's height for its width where equal")
 def _(a: Any) -> Changes:
-    canonical = a.LAYERS.canonical
-
-    def wrong(cls: type, leaf: str, shape: tuple[int, ...], leaves: Any = None) -> Any:
-        name, layout = canonical(cls, leaf, shape, leaves)
-        if len(shape) == 4 and shape[0] == shape[1]:
-            layout = layouts.Layout(("transpose", (3, 2, 1, 0)))
-        return name, layout
-
-    yield a.LAYERS, "canonical", wrong
+    layout = layouts.Layout(("transpose", (3, 2, 1, 0)))
+    return _other_layouts(a, layout, lambda shape: len(shape) == 4 and shape[0] == shape[1])
 
 
 @fault("access", "the framework's own leaf names")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.flavours import in_framework
+from support.flavours import GROUPS, in_framework
 
 import multiparam as mp
 
@@ -551,11 +551,8 @@ def both(pair: Pair) -> tuple[Any, mp.Model]:
     return truth, net
 
 
-NEEDS = {"torch": "torch", "gluon": "mxnet", "linen": "jax", "nnx": "jax", "keras": "tensorflow"}
-
-
 def param(pair: Pair, *more: Any, id: str | None = None, slow: bool = False) -> Any:
-    need = NEEDS.get(pair.twin.library, "")
+    need = GROUPS.get(pair.twin.library, "")
     needs = ("tf_keras", need) if pair.flavour == "tf_keras" else (need,)
     marks = [pytest.mark.needs(*needs), pytest.mark.xdist_group(need), *([pytest.mark.slow] if slow else [])]
     return pytest.param(pair, *more, id=id or pair.id, marks=marks)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.flavours import GROUPS, NEEDS
 
 import multiparam as mp
 
@@ -182,7 +183,6 @@ def tf_keras(case: Case) -> mp.Model:
 
 
 FLAVOURS = {"gluon": gluon, "linen": linen, "nnx": nnx, "keras": keras, "tf_keras": tf_keras}
-NEEDS = {"gluon": "mxnet", "linen": "jax", "nnx": "jax", "keras": "tensorflow", "tf_keras": "tf_keras"}
 PAIRS = [
     pytest.param(
         name,
@@ -190,7 +190,7 @@ PAIRS = [
         id=f"{flavour}-{name}",
         marks=[
             pytest.mark.needs("torch", NEEDS[flavour]),
-            pytest.mark.xdist_group({"gluon": "mxnet", "linen": "jax", "nnx": "jax"}.get(flavour, "tensorflow")),
+            pytest.mark.xdist_group(GROUPS[flavour]),
         ],
     )
     for name, case in CASES.items()

@@ -1,4 +1,4 @@
-"""Marks for tests of one framework."""
+"""The flavours of models, and marks for tests of one framework."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import pytest
 
 import multiparam as mp
 
+# What each flavour of model needs installed, and the framework beside whose tests its own run.
+NEEDS = {
+    "torch": "torch",
+    "gluon": "mxnet",
+    "linen": "jax",
+    "nnx": "jax",
+    "keras": "tensorflow",
+    "tf_keras": "tf_keras",
+}
+GROUPS = {**NEEDS, "tf_keras": "tensorflow"}
 INSTALLED = [name for name, status in mp.backends().items() if status]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from support.flavours import GROUPS, NEEDS
 
 import multiparam as mp
 
@@ -99,15 +100,6 @@ def tf_keras(arrays: Arrays) -> mp.Model:
 
 
 FLAVOURS = {"torch": torch, "gluon": gluon, "linen": linen, "nnx": nnx, "keras": keras, "tf_keras": tf_keras}
-NEEDS = {
-    "torch": "torch",
-    "gluon": "mxnet",
-    "linen": "jax",
-    "nnx": "jax",
-    "keras": "tensorflow",
-    "tf_keras": "tf_keras",
-}
-GROUPS = {**NEEDS, "tf_keras": "tensorflow"}
 CASES = [
     pytest.param(name, id=name, marks=[pytest.mark.needs(NEEDS[name]), pytest.mark.xdist_group(GROUPS[name])])
     for name in FLAVOURS

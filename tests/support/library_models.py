@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.flavours import NEEDS
 from support.native import multiparam_x64 as x64
 
 import multiparam as mp
@@ -19,14 +20,6 @@ pytest.importorskip("torch")
 import torch
 
 F64 = "float64"
-NEEDS = {
-    "torch": "torch",
-    "gluon": "mxnet",
-    "linen": "jax",
-    "nnx": "jax",
-    "keras": "tensorflow",
-    "tf_keras": "tf_keras",
-}
 FLAVOURS, FIRST = tuple(NEEDS), ("torch", "gluon")  # FIRST: where images have their channels first
 
 

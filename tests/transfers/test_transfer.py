@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from support.flavours import in_framework
+from support.flavours import NEEDS, in_framework
 from support.library_models import (
     F64,
     FIRST,
     FLAVOURS,
-    NEEDS,
     Torch,
     bits,
     drawn,
@@ -516,7 +515,7 @@ SIDES = [*FLAVOURS, *(f"built {flavour}" for flavour in ("torch", "gluon", "line
 def test_the_order_of_flattening(a: str, b: str) -> None:
     def of(side: str) -> mp.Model:
         flavour = side.removeprefix("built ")
-        return flat_model(side) if flavour == side else built({**NEEDS, "keras": "tensorflow"}[flavour])
+        return flat_model(side) if flavour == side else built(NEEDS[flavour])
 
     source, target = fill(of(a)), fill(of(b), "another")
     plan = mp.plan(source, target)

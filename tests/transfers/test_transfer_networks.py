@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.library_models import NEEDS, Torch, bits, far, fill, library, model, net_input, turned
+from support.flavours import NEEDS
+from support.library_models import Torch, bits, far, fill, library, model, net_input, turned
 
 import multiparam as mp
 

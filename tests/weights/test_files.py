@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.flavours import in_framework
-from support.holders import CASES, FLAVOURS, NEEDS
+from support.flavours import NEEDS, in_framework
+from support.holders import CASES, FLAVOURS
 from support.interpreter import LOADED, python
 from support.states import X, bits, equal, made, refused, transposed, weights
 
