@@ -68,10 +68,10 @@ class KerasHost(mpa.Host):
             storage = self._storages.of(variable, KerasStorage, layer)
             if storage.layer is not layer and not any(_is_in(variable, group) for group in own_lists(storage.layer)):
                 storage.layer = layer  # it was untied from the layer it was held by first
-            held = vars(layer).get(place[0]) if len(place) == 1 else variable
+            held = vars(layer).get(place[0]) if len(place) == 1 else None
             segments, layout = (place[0].lstrip("_") or place[0], *place[1:]), None
             if len(place) == 1:
-                shape = tuple((variable if held is None else held).shape)
+                shape = tuple(held.shape) if isinstance(held, TiedView) else storage.shape or ()
                 name, layout = LAYERS.canonical(type(layer), segments[0], shape, leaves_of(layer))
                 segments = (name,)
             buffer, view = not _is_in(variable, trained), held.layout if isinstance(held, TiedView) else None

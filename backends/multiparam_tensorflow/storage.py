@@ -54,10 +54,13 @@ class KerasStorage:
         self.native = native
         self.layer = layer
         self.gradient: Any = None
+        self._shape: tuple[int, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        return tuple(self.native.shape)
+        if self._shape is None:  # a variable keeps its shape, and TensorFlow makes a TensorShape each time
+            self._shape = tuple(self.native.shape)
+        return self._shape
 
     @property
     def dtype(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import multiparam.adapter as mpa
@@ -64,8 +65,11 @@ def walk(
     if id(layer) in above:  # a layer that refers back to its parent
         return
     yield path, positions, layer
+    children = _children(layer)
+    if not children:  # most layers of a large model
+        return
     composite = composite or composite_of(layer) is not None
-    for position, (segments, held, child) in enumerate(_named_children(layer, composite)):
+    for position, (segments, held, child) in enumerate(_named(layer, children, composite)):
         nested = [int(segment) if segment.isdigit() else 0 for segment in held[1:]] if segments == held else []
         yield from walk(child, (*path, *segments), (*positions, position, *nested), (*above, id(layer)), composite)
 
@@ -75,29 +79,35 @@ def aliases(
 ) -> Iterator[tuple[Path, Path]]:
     """Where layers with given names are held, attributes or positions all the way down or below the last name, and
     their paths."""
-    if id(layer) in above:
+    children = [] if id(layer) in above else _children(layer)
+    if not children:
         return
     composite = composite or composite_of(layer) is not None
-    for segments, held, child in _named_children(layer, composite):
+    for segments, held, child in _named(layer, children, composite):
         named = (*path, *segments)
         places = (*alias, *held), (*path, *held)
         yield from ((place, named) for place in dict.fromkeys(places) if place != named)
         yield from aliases(child, named, places[0], (*above, id(layer)), composite)
 
 
-def _named_children(layer: Any, composite: bool) -> Iterator[tuple[Path, Path, Any]]:
+def _named(layer: Any, children: list[Child], composite: bool) -> Iterator[tuple[Path, Path, Any]]:
     """A layer's direct sublayers: under which segments, where they are held, and which."""
-    children = _children(layer)
     names = {} if composite else given_names(layer, children)
     for position, (held, child) in enumerate(children):
         yield (names[position],) if position in names else held, held, child
+
+
+@cache
+def _classes(cls: type) -> frozenset[str]:
+    """The names of a class and of those it is derived from."""
+    return frozenset(base.__name__ for base in cls.__mro__)
 
 
 def _children(layer: Any) -> list[Child]:
     """A layer's direct sublayers and where they are held: in a Sequential or a Functional model those of its list; then
     those in public attributes; and once, if they are not among these, those in private attributes, which
     MultiHeadAttention, for one, keeps, and whatever else Keras tracks, as in a set."""
-    classes = {base.__name__ for base in type(layer).__mro__}
+    classes = _classes(type(layer))
     sequential = "Sequential" in classes  # of tf_keras a Functional model too
     if not (sequential or getattr(layer, "_layers", None) or getattr(layer, "_self_tracked_trackables", None)):
         return []

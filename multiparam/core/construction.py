@@ -11,7 +11,6 @@ import numpy as np
 from .. import initializers, paths
 from ..errors import InvalidArgument, ShapeError, UnknownShapes
 from . import registry
-from .architecture import infer_shapes
 from .arrays import numpy_dtype
 from .group import store_of
 from .model import Model
@@ -107,6 +106,8 @@ def build(spec: Any, *inputs: Any, backend: str | None = None, seed: int = 0, dt
         >>> net["weight"].shape, type(net.native).__name__
         ((8, 3, 3, 3), 'Conv2d')
     """
+    from .architecture import infer_shapes  # here, since who only wraps need not wait for all of mp.nn
+
     if len(inputs) != 1:
         raise InvalidArgument(f"mp.build needs one example input, since an architecture has one; it gets {len(inputs)}")
     shape = tuple(int(n) for n in inputs[0].shape)
