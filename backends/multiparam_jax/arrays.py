@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,9 @@ class ArrayStorage:
 
     def grad(self) -> jax.Array | None:
         return self.gradient
+
+    def hold_grad(self) -> Callable[[], None]:
+        return partial(setattr, self, "gradient", self.gradient)
 
 
 class LeafStorage(ArrayStorage):

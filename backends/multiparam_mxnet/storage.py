@@ -5,6 +5,7 @@ Arrays are of the kind in force when they are made: ``mx.np`` after ``npx.set_np
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -98,6 +99,20 @@ class GluonStorage:
         if self._reached is not arrays and (self.native.data()._fresh_grad or grad.asnumpy().any()):
             self._reached = arrays
         return grad if self._reached is arrays else None
+
+    def hold_grad(self) -> Callable[[], None]:
+        grad = self.grad()
+        held = None if grad is None else grad.copy()  # the next backward writes into that memory
+
+        def put_back() -> None:
+            if held is not None:
+                self.native.grad()[:] = held
+                self.mark_fresh()
+            elif self.grad() is not None:
+                self.native.zero_grad()
+                self._reached, self.native.data()._fresh_grad = None, False
+
+        return put_back
 
     def mark_fresh(self) -> None:
         """The gradient is current, for us and for a Trainer."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,6 +88,9 @@ class KerasStorage:
 
     def grad(self) -> Any | None:
         return self.gradient
+
+    def hold_grad(self) -> Callable[[], None]:
+        return partial(setattr, self, "gradient", self.gradient)
 
 
 class TiedView:

@@ -98,16 +98,16 @@ def _named(layer: Any, children: list[Child], composite: bool) -> Iterator[tuple
 
 
 @cache
-def _classes(cls: type) -> frozenset[str]:
+def _classes(mro: tuple[type, ...]) -> frozenset[str]:
     """The names of a class and of those it is derived from."""
-    return frozenset(base.__name__ for base in cls.__mro__)
+    return frozenset(base.__name__ for base in mro)
 
 
 def _children(layer: Any) -> list[Child]:
     """A layer's direct sublayers and where they are held: in a Sequential or a Functional model those of its list; then
     those in public attributes; and once, if they are not among these, those in private attributes, which
     MultiHeadAttention, for one, keeps, and whatever else Keras tracks, as in a set."""
-    classes = _classes(type(layer))
+    classes = _classes(type(layer).__mro__)
     sequential = "Sequential" in classes  # of tf_keras a Functional model too
     if not (sequential or getattr(layer, "_layers", None) or getattr(layer, "_self_tracked_trackables", None)):
         return []

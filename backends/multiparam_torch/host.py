@@ -54,6 +54,10 @@ class TorchStorage:
     def grad(self) -> torch.Tensor | None:
         return self.native.grad
 
+    def hold_grad(self) -> Callable[[], None]:
+        native, grad = self.native, self.native.grad  # the tensor itself: a step lets go of it and does not change it
+        return lambda: setattr(native, "grad", grad)
+
 
 class TorchBuffer(TorchStorage):
     """A buffer. ``Module.to`` puts another tensor in its place, so it is looked up each time."""

@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ..core.outputs import arrays_of
 from ..core.protocol import Activation
-from ..transfers.apply import arrays_of
 
 MEMORY = 1 << 30  # bytes of activations that a cache holds in memory; what is beyond goes to a temporary file each
 

@@ -39,6 +39,7 @@ class Check:
         detail: What differs, where it disagrees or is not judged.
         items: The single differences of a check that has several.
         expected: Why it may differ: it then counts as agreeing.
+        undecided: Whether nothing could be told, as of outputs that are all NaN: it then does not agree.
     """
 
     network: str
@@ -51,6 +52,7 @@ class Check:
     detail: str = ""
     items: tuple[str, ...] = ()
     expected: str = ""
+    undecided: bool = False
 
 
 def json_number(distance: float | None) -> float | str | None:

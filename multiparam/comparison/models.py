@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import paths
 from ..core.construction import wrap
 from ..core.group import store_of
@@ -73,6 +75,8 @@ def compare(
         >>> result.agrees, result.pairs[0].parted.partition(":")[0], result.pairs[0].hints
         (False, 'at layer 1', ['1: eps is 1e-05 there, 1e-06 here'])
     """
+    if not isinstance(models, Mapping):
+        raise InvalidArgument(f"mp.compare takes a mapping name -> model; this is a {type(models).__name__}.")
     task = Task(_as_tuple(inputs), _as_tuple(targets), objective, steps, optimizer, lr, tuple(layers))
     return _compare(models, task, against, rules, sync, _bounds(rtol_eps), histograms)
 
@@ -167,7 +171,11 @@ def _bounds(rtol_eps: float | Mapping[str, float] | None) -> dict[str, float]:
 
 
 def _as_tuple(arrays: Any) -> tuple[Any, ...]:
-    return () if arrays is None else arrays if isinstance(arrays, tuple) else (arrays,)
+    several = () if arrays is None else arrays if isinstance(arrays, tuple) else (arrays,)
+    for array in several:
+        if isinstance(array, np.ndarray) and array.dtype.kind == "O":
+            raise InvalidArgument(f"An input is an array of Python objects, of shape {array.shape}: give numbers.")
+    return several
 
 
 def _subjects(models: Mapping[str, Any], task: Task, golden: Sequence[RecordedSubject]) -> tuple[list[Subject], Task]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import paths
 from ..core.distances import EPS, distance
+from ..core.outputs import Outputs, outputs_distance
 from ..errors import Unsupported
 from ..transfers import plan as planning
 from ..transfers.manifest import Manifest
@@ -42,7 +43,7 @@ class ReferenceJudge:
         self.reference = reference
         self.bounds = bounds
         self.histograms = histograms
-        self._passes: dict[str, tuple[list[np.ndarray], LayerCalls]] = {}  # by dtype
+        self._passes: dict[str, tuple[Outputs, LayerCalls]] = {}  # by dtype
 
     @cached_property
     def _grads(self) -> NamedArrays:
@@ -124,7 +125,15 @@ class ReferenceJudge:
         native = candidate.native_dtype
         if wide and native != "float64":
             truth, _ = self._passes["float64"]
-            self._check(pair, "outputs", "numeric", native, _outputs_distance(truth, candidate.run(native), native))
+            self._outputs(pair, "numeric", native, truth, candidate.run(native))
+
+    def _outputs(self, pair: Pair, kind: str, dtype: str, truth: Outputs, outputs: Outputs) -> bool:
+        """The check of the outputs; whether they agree, or nothing can be told."""
+        eps, where, undecided = outputs_distance(truth, outputs, lambda a, b: dtype)
+        self._check(pair, "outputs", kind, dtype, eps, where)
+        if undecided:
+            pair.checks[-1] = Check("", "outputs", pair.name, False, detail=undecided, undecided=True)
+        return not pair.checks[-1].detail or bool(undecided)
 
     def _follow(self, pair: Pair, plan: Plan, candidate: Subject, wide: str) -> None:
         """Outputs and layers in one dtype: ``wide``, or else each model in its own."""
@@ -136,8 +145,8 @@ class ReferenceJudge:
         permuted = {paths.split(m.target)[0]: m.permutation for m in plan.moves if m.permutation is not None}
         follower = Follower(calls, dict(plan.layers), dtype, self._bound("layer", dtype), permuted)
         outputs = candidate.run(wide or candidate.native_dtype, follower.on_call)
-        self._check(pair, "outputs", "output", dtype, _outputs_distance(truth, outputs, dtype))
-        divergence = follower.divergence(pair.checks[-1].agrees)
+        agrees = self._outputs(pair, "output", dtype, truth, outputs)
+        divergence = follower.divergence(agrees)
         layers = pair.layers[""] = follower.layers()
         self._check(pair, f"{len(layers)} layers on the way", "layer", dtype, follower.largest_distance())
         pair.dtype = dtype
@@ -206,12 +215,6 @@ def _largest(
     both = _both(moves, reference, candidate)
     distances = ((distance(value, truth, dtype, least), move.target) for move, truth, value in both)
     return max(distances, default=(0.0, ""))
-
-
-def _outputs_distance(reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], dtype: str) -> float:
-    if len(reference) != len(candidate):
-        return float("inf")
-    return max((distance(b, a, dtype) for a, b in zip(reference, candidate, strict=True)), default=0.0)
 
 
 def _histogram(move: Move, what: str, reference: np.ndarray, candidate: np.ndarray) -> Histogram:

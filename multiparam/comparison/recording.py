@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, losses
+from ..core.outputs import Outputs
 from ..core.state import ArraySpec, Source, spec
 from ..errors import FileError, InvalidArgument, Unsupported
 from ..transfers.manifest import manifest_of_arrays
@@ -27,7 +28,7 @@ from .schemas import problems
 from .subjects import LiveSubject, NotInFloat64, RecordedSubject, Task, environment
 
 KEY = "multiparam.recording"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 OBJECTIVES: Mapping[str, Callable[..., Any]] = {"mse": losses.mse, "cross_entropy": losses.cross_entropy}
 
 
@@ -96,7 +97,7 @@ def _model_document(subject: LiveSubject) -> dict[str, Any]:
     for dtype in subject.dtypes:
         with suppress(NotInFloat64):
             outputs, calls = subject.run_with_cache(dtype)
-            passes[dtype] = {"outputs": outputs, "calls": list(calls)}
+            passes[dtype] = {**_outputs_document(outputs), "calls": list(calls)}
     document = {
         "backend": subject.backend,
         "version": subject.version,
@@ -245,9 +246,9 @@ def open_subjects(name: str, path: Path | str) -> list[RecordedSubject]:
 def _subject(
     file: TensorFile, document: Mapping[str, Any], name: str, model: str, task: Task, environment: Mapping[str, Any]
 ) -> RecordedSubject:
-    def run(dtype: str) -> Callable[[], tuple[list[np.ndarray], RecordedCalls]]:
+    def run(dtype: str) -> Callable[[], tuple[Outputs, RecordedCalls]]:
         recorded = document["passes"][dtype]
-        return lambda: (load_arrays(recorded["outputs"], file), RecordedCalls(file, recorded["calls"]))
+        return lambda: (_named_outputs(recorded, file), RecordedCalls(file, recorded["calls"]))
 
     about = FileMetadata(document["parameters"], document["layers"])
     values = RecordedArrays(file, document["values"])
@@ -265,6 +266,20 @@ def _subject(
         source=file.path.name,
         environment=environment,
     )
+
+
+def _outputs_document(outputs: Outputs) -> dict[str, Any]:
+    """A pass' outputs: arrays, their names, and texts beside them."""
+    arrays = {name: leaf for name, leaf in outputs.items() if not isinstance(leaf, str)}
+    texts = {name: leaf for name, leaf in outputs.items() if isinstance(leaf, str)}
+    return {"outputs": list(arrays.values()), "output_names": list(arrays), **({"texts": texts} if texts else {})}
+
+
+def _named_outputs(recorded: Mapping[str, Any], file: TensorFile) -> Outputs:
+    """A recorded pass' outputs by name; those of format 1.0 have positions only."""
+    arrays = load_arrays(recorded["outputs"], file)
+    positions = [""] if len(arrays) == 1 else [f"[{i}]" for i in range(len(arrays))]
+    return {**dict(zip(recorded.get("output_names", positions), arrays, strict=True)), **recorded.get("texts", {})}
 
 
 def _objective(name: str) -> Callable[..., Any] | None:

@@ -57,6 +57,12 @@ class Pair:
         """Whether every check holds."""
         return all(check.agrees for check in self.checks)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing disagrees, and yet what was computed says nothing of the models."""
+        failed = [check for check in self.checks if not check.agrees]
+        return bool(failed) and all(check.undecided for check in failed)
+
 
 @dataclass
 class Comparison:
@@ -101,7 +107,8 @@ class Comparison:
 
 
 def _lines(pair: Pair, reference: str) -> Iterator[str]:
-    yield f"{pair.name} {'agrees' if pair.agrees else 'DISAGREES'} with {reference}"
+    verdict = "agrees with" if pair.agrees else "is UNDECIDED against" if pair.undecided else "DISAGREES with"
+    yield f"{pair.name} {verdict} {reference}"
     for check in pair.checks:
         eps = "" if check.distance is None else f"{check.distance:.3g} eps of {check.dtype} (bound {check.bound:g})"
         expected = f"expected: {check.expected}" if check.expected else ""

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..core import registry
-from ..core.arrays import to_numpy
+from ..core.arrays import dtype_kind, to_numpy
 from ..core.distances import EPS
 from ..core.group import store_of
 from ..core.model import Model
-from ..errors import DoesNotRun, InvalidArgument, MultiparamError, ShapeError, Unsupported
+from ..core.outputs import Outputs, leaves
+from ..core.training import gradients_kept
+from ..errors import DoesNotRun, InvalidArgument, MultiparamError, Unsupported
 from ..transfers import apply
 from ..transfers.manifest import Manifest, manifest_of
 from ..transfers.rename import Rules
@@ -92,7 +94,7 @@ class Subject:
     task: Task
     environment: Mapping[str, Any]
 
-    def run(self, dtype: str, on_call: OnCall | None = None) -> list[np.ndarray]:
+    def run(self, dtype: str, on_call: OnCall | None = None) -> Outputs:
         """The outputs of a forward pass in evaluation; ``on_call`` gets the calls of layers as they come."""
         raise NotImplementedError
 
@@ -104,7 +106,7 @@ class Subject:
         """name -> the value after the steps of the task; nothing where there are none."""
         raise NotImplementedError
 
-    def run_with_cache(self, dtype: str) -> tuple[list[np.ndarray], LayerCalls]:
+    def run_with_cache(self, dtype: str) -> tuple[Outputs, LayerCalls]:
         """Outputs and calls of a pass, to be gone through more than once."""
         cache = ActivationCache()
         return self.run(dtype, cache.add), cache
@@ -147,7 +149,7 @@ class LiveSubject(Subject):
         widens = native != "float64" and store_of(net).host.in_float64() is not None
         self.dtypes = ("float64", native) if widens else (native,)
 
-    def run(self, dtype: str, on_call: OnCall | None = None) -> list[np.ndarray]:
+    def run(self, dtype: str, on_call: OnCall | None = None) -> Outputs:
         if dtype == self.native_dtype:
             return self._run(dtype, on_call)
         widened = store_of(self.net).host.in_float64()
@@ -160,18 +162,20 @@ class LiveSubject(Subject):
             self.dtypes = (self.native_dtype,)
             raise NotInFloat64 from error
 
-    def _run(self, dtype: str, on_call: OnCall | None) -> list[np.ndarray]:
+    def _run(self, dtype: str, on_call: OnCall | None) -> Outputs:
         with _raising_does_not_run(f"{self.name} does not run on these inputs"):
             inputs = self._inputs(dtype)
             if on_call is None:
                 output = self.net(*inputs)
             else:
                 output = store_of(self.net).host.activations(inputs, select_layers(self.task.layers, on_call))
-            arrays = apply.arrays_of(output)
+            outputs = apply.outputs_in_order(self.manifest.order, output)
+            arrays = [leaf for leaf in outputs.values() if not isinstance(leaf, str)]
             # A cast back would hide what is judged: then float64 shows no more than the model's own dtype does.
             if dtype != self.native_dtype and any(a.dtype.kind == "f" and a.dtype.name != dtype for a in arrays):
                 raise DoesNotRun(f"{self.name} casts to {self.native_dtype}")
-            return [np.array(apply.to_data_order(self.manifest.order, a, back=True)) for a in arrays]
+            # Copied, since the framework may write into that memory again.
+            return {name: leaf if isinstance(leaf, str) else np.array(leaf) for name, leaf in outputs.items()}
 
     def give_weights(self, target: Model, rules: Rules) -> None:
         with _raising_does_not_run(f"{self.name} does not run on these inputs"):
@@ -191,8 +195,12 @@ class LiveSubject(Subject):
         return (*self._native_order(), *self.task.targets)
 
     def grads(self) -> NamedArrays:
+        store = store_of(self.net)
+        if not any(storage.trainable for storage in store.table.storages()):
+            raise Unsupported(f"{self.name} has no trainable parameter: there is no gradient to take.")
         step = self.net.value_and_grad(self.task.objective or mean_square, train=False)
-        with _raising_does_not_run(f"The gradient of {self.task.name or 'the outputs'} cannot be taken in {self.name}"):
+        what = f"The gradient of {self.task.name or 'the outputs'} cannot be taken in {self.name}"
+        with gradients_kept(store), _raising_does_not_run(what):
             _, grads = step(*self._batch())
             return {name: np.array(to_numpy(grad)) for name, grad in grads.items()}
 
@@ -205,7 +213,7 @@ class LiveSubject(Subject):
         optimizer = net.optimizer(task.optimizer, lr=task.lr)
         batch = self._batch()
         try:
-            with _raising_does_not_run(f"{self.name} cannot be trained"):
+            with gradients_kept(store_of(net)), _raising_does_not_run(f"{self.name} cannot be trained"):
                 for _ in range(task.steps):
                     step(*batch)
                     optimizer.step()
@@ -239,21 +247,21 @@ class RecordedSubject(Subject):
     version: str
     manifest: Manifest
     dtypes: tuple[str, ...]
-    passes: Mapping[str, Callable[[], tuple[list[np.ndarray], LayerCalls]]]  # dtype -> its outputs and calls
+    passes: Mapping[str, Callable[[], tuple[Outputs, LayerCalls]]]  # dtype -> its outputs and calls
     gradients: NamedArrays | None
     final: NamedArrays  # after training
     task: Task
     source: str
     environment: Mapping[str, Any]
 
-    def run(self, dtype: str, on_call: OnCall | None = None) -> list[np.ndarray]:
+    def run(self, dtype: str, on_call: OnCall | None = None) -> Outputs:
         outputs, calls = self.passes[dtype]()
         if on_call is not None:
             for call in calls:
                 on_call(call)
         return outputs
 
-    def run_with_cache(self, dtype: str) -> tuple[list[np.ndarray], LayerCalls]:
+    def run_with_cache(self, dtype: str) -> tuple[Outputs, LayerCalls]:
         return self.passes[dtype]()
 
     def grads(self) -> NamedArrays:
@@ -266,13 +274,17 @@ class RecordedSubject(Subject):
 
 
 def mean_square(net: Model, *inputs: Any) -> Any:
-    """An objective for models that come with none: the mean of the squared outputs, the first where there are more."""
-    output = net(*inputs)
-    while isinstance(output, (list, tuple, Mapping)):
-        output = next(iter(output.values() if isinstance(output, Mapping) else output))
-    if not hasattr(output, "shape"):
-        raise ShapeError("The model's output is no array: give an objective.")
-    return net.adapter.mse(output, output * 0)
+    """An objective for models that come with none: the mean of the squares of each output of floats, summed.
+
+    In the order of their names, since another order of adding rounds otherwise. Raises Unsupported where no output has
+    a gradient.
+    """
+    outputs = dict(sorted((name, leaf) for name, leaf in leaves(net(*inputs)) if hasattr(leaf, "dtype")))
+    floats = [y for y in outputs.values() if dtype_kind(str(y.dtype).rpartition(".")[2]) == "f"]
+    if not floats:
+        kinds = ", ".join(dict.fromkeys(str(y.dtype) for y in outputs.values())) or "no array"
+        raise Unsupported(f"The outputs are {kinds}, of which there is no gradient: give an objective.")
+    return sum((net.adapter.mse(y, y * 0) for y in floats[1:]), net.adapter.mse(floats[0], floats[0] * 0))
 
 
 @lru_cache

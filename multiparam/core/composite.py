@@ -226,6 +226,15 @@ class Packed:
         # A part without a gradient leaves the whole without: zeros in its place would be a number nobody computed.
         return None if any(grad is None for grad in grads) else self.gather(grads)
 
+    def hold_grad(self) -> Callable[[], None]:
+        put_back = [base.hold_grad() for base in self.bases]
+
+        def put_all() -> None:
+            for put in put_back:
+                put()
+
+        return put_all
+
     def gather(self, arrays: Sequence[Array]) -> Array:
         """One array of each base, native, as the canonical one."""
         shown = [_show(piece, array, self._adapter) for piece, array in zip(self.pieces, arrays, strict=True)]

@@ -5,6 +5,7 @@ Two slots on one storage are tied. Naming, selection, seeds, files and compariso
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -56,6 +57,13 @@ class Storage(Protocol):
 
         Returns:
             What the last backward left, in native layout; None before the first one.
+        """
+
+    def hold_grad(self) -> Callable[[], None]:
+        """Keep the gradient of now while other steps are taken.
+
+        Returns:
+            A function that puts it back, also where there is none.
         """
 
 

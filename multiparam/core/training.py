@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +25,17 @@ def _scalar(loss: Any) -> Any:
     if any(n is not None and n != 1 for n in shape):
         raise ShapeError(f"The objective must return a scalar; it returned shape {shape}. Take its mean or sum.")
     return loss
+
+
+@contextmanager
+def gradients_kept(store: Store) -> Iterator[None]:
+    """Inside, steps may be taken; afterwards each parameter has the gradient it had before."""
+    put_back = [storage.hold_grad() for storage in store.table.storages()]
+    try:
+        yield
+    finally:
+        for put in put_back:
+            put()
 
 
 class Gradients(Mapping[str, Array]):

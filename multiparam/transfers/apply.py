@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..core.arrays import numpy_dtype, to_numpy
-from ..core.distances import distance
+from ..core.arrays import numpy_dtype
+from ..core.distances import COMPLEX, EPS, distance
 from ..core.group import store_of
 from ..core.model import Model
+from ..core.outputs import Outputs, OutputsDistance, arrays_of, named_arrays, outputs_distance
 from ..core.parameter import write
 from ..core.slots import Activation
 from ..errors import InvalidArgument, TransferError
@@ -42,6 +43,7 @@ class Report:
         proved: How what was guessed was proved by the outputs, and what was tried; empty where nothing was guessed.
         parted: The first layer, by its source and target name, whose outputs differ by more than ``bound``; empty where
             the models agree.
+        undecided: Why the outputs could not be judged, as where every number is NaN; else empty.
     """
 
     plan: Plan
@@ -49,6 +51,7 @@ class Report:
     bound: float = BOUND
     parted: str = ""
     proved: str = ""
+    undecided: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -63,6 +66,8 @@ class Report:
         if self.distance is not None:
             verdict = "the models agree" if self.agrees else "the models DISAGREE"
             lines.append(f"Verified: {verdict}, {self.distance:.3g} eps apart (bound {self.bound:g}).")
+        if self.undecided:
+            lines.append(f"Undecided whether the models agree: {self.undecided}.")
         if self.proved:
             lines.append(self.proved)
         if self.parted:
@@ -183,9 +188,9 @@ def transfer_verified(
             if candidate.plan.problems(partial=accepted.partial, accept_guesses=True):
                 continue
             apply_plan(candidate.plan, target, tick)
-            distance, _ = _output_distance(source, target, inputs)
+            distance, _, undecided = _output_distance(source, target, inputs)
             tried.append((distance, candidate.how))
-            if distance <= bound:
+            if distance <= bound and not undecided:
                 proved = f"Guesses were proved by the outputs: {candidate.how} ({len(tried)} tried)."
                 return Report(proven(candidate.plan), distance, bound, proved=proved)
     except BaseException:
@@ -215,20 +220,18 @@ def _calls(source: Model, net: Model, inputs: tuple[Any, ...]) -> list[Activatio
 
 def verify_transfer(plan: Plan, source: Model, target: Model, inputs: tuple[Any, ...], bound: float = BOUND) -> Report:
     """Run both models after a transfer, and where they disagree find the first layer that does."""
-    largest, parted = _output_distance(source, target, inputs)
-    if parted or largest <= bound:
-        return Report(plan, largest, bound, parted)
-    return Report(plan, largest, bound, first_divergence(plan.layers, source, target, inputs, bound))
+    eps, where, undecided = _output_distance(source, target, inputs)
+    if undecided:
+        return Report(plan, None, bound, undecided=undecided)
+    if eps <= bound:
+        return Report(plan, eps, bound)
+    parted = f"the output, {where}" if where and eps == float("inf") else ""
+    return Report(plan, eps, bound, parted or first_divergence(plan.layers, source, target, inputs, bound))
 
 
-def _output_distance(source: Model, target: Model, inputs: tuple[Any, ...]) -> tuple[float, str]:
-    """The largest of the outputs, in eps of their dtype; infinite for another number or other shapes of outputs, which
-    are then said."""
-    outputs, target_outputs = (_outputs(source, net, inputs) for net in (source, target))
-    if [a.shape for a in outputs] != [b.shape for b in target_outputs]:
-        shapes = " and ".join(str([a.shape for a in each]) for each in (outputs, target_outputs))
-        return float("inf"), f"the output, of shapes {shapes}"
-    return max((_distance(a, b) for a, b in zip(outputs, target_outputs, strict=True)), default=0.0), ""
+def _output_distance(source: Model, target: Model, inputs: tuple[Any, ...]) -> OutputsDistance:
+    """Of both models' outputs, in eps of the smaller dtype of the two: the other one cannot know better than that."""
+    return outputs_distance(_outputs(source, source, inputs), _outputs(source, target, inputs), smaller_dtype)
 
 
 def first_divergence(
@@ -250,10 +253,14 @@ def first_divergence(
     return "the output: the outputs of all layers with parameters agree"
 
 
+def smaller_dtype(a: np.ndarray, b: np.ndarray) -> str:
+    """The coarser dtype of two arrays, of complex ones that of their parts; float32 where neither has an eps."""
+    names = (COMPLEX.get(array.dtype.name, array.dtype.name) for array in (a, b))
+    return max((name for name in names if name in EPS), key=EPS.__getitem__, default="float32")
+
+
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    """In eps of the smaller dtype of the two: the other one cannot know better than that."""
-    smaller = min((a.dtype, b.dtype), key=lambda dtype: dtype.itemsize)
-    return distance(b, a, smaller.name if smaller.kind == "f" else "float32")
+    return distance(b, a, smaller_dtype(a, b))
 
 
 # -- inputs and outputs in each model's order of channels
@@ -278,19 +285,15 @@ def inputs_for(source: Model, net: Model, inputs: tuple[Any, ...]) -> tuple[np.n
     return tuple(np.ascontiguousarray(to_data_order(order, array)) for array in arrays)
 
 
-def _outputs(source: Model, net: Model, inputs: tuple[Any, ...]) -> list[np.ndarray]:
+def outputs_in_order(order: str | None, output: Any) -> Outputs:
+    """What a model with this order of channels gave, with channels first."""
+    named = named_arrays(output)
+    return {n: leaf if isinstance(leaf, str) else to_data_order(order, leaf, back=True) for n, leaf in named.items()}
+
+
+def _outputs(source: Model, net: Model, inputs: tuple[Any, ...]) -> Outputs:
     """What a model gives for the source's example inputs, with channels first."""
-    outputs = arrays_of(net(*inputs_for(source, net, inputs)))
-    return [to_data_order(data_order(net), array, back=True) for array in outputs]
-
-
-def arrays_of(output: Any) -> list[np.ndarray]:
-    """Every array of an output, however nested."""
-    if isinstance(output, Mapping):
-        return [array for each in output.values() for array in arrays_of(each)]
-    if isinstance(output, (list, tuple)):
-        return [array for each in output for array in arrays_of(each)]
-    return [] if output is None else [to_numpy(output)]
+    return outputs_in_order(data_order(net), net(*inputs_for(source, net, inputs)))
 
 
 def channel_orders(array: np.ndarray) -> list[np.ndarray]:

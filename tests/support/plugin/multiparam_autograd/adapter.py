@@ -94,6 +94,10 @@ class ParameterStorage:
     def grad(self) -> np.ndarray | None:
         return self.native.grad
 
+    def hold_grad(self) -> Callable[[], None]:
+        grad = self.native.grad
+        return lambda: setattr(self.native, "grad", grad)
+
 
 class TinynetHost(Host):
     """A Module."""
