@@ -15,7 +15,7 @@ import numpy as np
 
 import multiparam.adapter as mpa
 
-FLOAT32 = jnp.dtype("float32")  # equal to each of the ways to write it
+WIDENED = ("float32", "float16", "bfloat16")  # whose numbers float64 has exactly
 LARGE = 1 << 16  # bytes from which an array is handed to JAX at once
 CONFIG: Any = jax.config
 # JAX 0.7 has the second only; the first, where it is there, refuses to be taken for a truth value.
@@ -145,11 +145,20 @@ class LeafStorage(ArrayStorage):
 
 
 def in_float64(storages: Iterable[Any]) -> AbstractContextManager[None] | None:
-    """float32 arrays as float64 ones for a while; None where others are among them."""
+    """Arrays of narrower floats as float64 ones for a while; None where others are among them."""
     dtypes = {storage: storage.dtype for storage in storages}
-    if not set(dtypes.values()) <= {"float32", "int32", "uint32"}:
+    if not set(dtypes.values()) <= {*WIDENED, "int32", "uint32"}:
         return None
-    return _widened([storage for storage, dtype in dtypes.items() if dtype == "float32"])
+    return _widened([storage for storage, dtype in dtypes.items() if dtype in WIDENED])
+
+
+def computes_narrower(module: Any) -> bool:
+    """Whether a layer's ``dtype`` says that it computes in narrower floats than float64, however that is written."""
+    dtype = getattr(module, "dtype", None)
+    try:
+        return dtype is not None and jnp.dtype(dtype).name in WIDENED
+    except TypeError:  # a user's own attribute of that name
+        return False
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from flax import linen
 import multiparam.adapter as mpa
 from multiparam.errors import ShapeError, TieError, UnknownShapes
 
-from .arrays import FLOAT32, NAMESPACE, LeafStorage, from_numpy, in_float64, is_concrete, scope
+from .arrays import NAMESPACE, LeafStorage, computes_narrower, from_numpy, in_float64, is_concrete, scope
 from .build import Chain
 from .layers import LAYERS
 from .linen_modules import Key, Scope, boxes, flat, initialised, modes_of
@@ -104,10 +104,10 @@ class LinenHost(mpa.Host):
 
     @contextmanager
     def _computing_in_float64(self, wide: AbstractContextManager[None]) -> Iterator[None]:
-        """Layers whose ``dtype`` is float32 compute in float64."""
+        """Layers that have a ``dtype`` compute in float64."""
 
         def widen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if getattr(context.module, "dtype", None) == FLOAT32:
+            if computes_narrower(context.module):
                 object.__setattr__(context.module, "dtype", jnp.float64)  # apply's own copy, which is frozen
             return call(*args, **kwargs)
 

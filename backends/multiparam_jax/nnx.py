@@ -12,7 +12,7 @@ from flax import nnx
 import multiparam.adapter as mpa
 from multiparam.errors import Unsupported
 
-from .arrays import FLOAT32, NAMESPACE, in_float64, is_concrete, scope
+from .arrays import NAMESPACE, computes_narrower, in_float64, is_concrete, scope
 from .layers import COMPOSITES, LAYERS, leaves_of
 from .nnx_walk import TIED, NnxStorage, below, entries, view_of, with_view, without_view
 from .training import OptaxOptimizer, compiled_step
@@ -107,7 +107,7 @@ class NnxHost(mpa.Host):
     @contextmanager
     def _computing_in_float64(self, wide: AbstractContextManager[None]) -> Iterator[None]:
         """Layers compute in their ``dtype``, and flax 0.12's Embed in that of its array when it was made."""
-        narrow = [module for module in self._modules() if vars(module).get("dtype") == FLOAT32]
+        narrow = [module for module in self._modules() if computes_narrower(module)]
         with mpa.temporarily((module, "dtype", jnp.float64) for module in narrow), wide:
             yield
 

@@ -105,10 +105,11 @@ class GluonHost(Host):
         return "last" if any(map(channels_last, blocks(self.native))) else "first"
 
     def in_float64(self) -> AbstractContextManager[None] | None:
-        return self._doubled() if all(slot.storage.dtype == "float32" for slot in self.slots()) else None
+        dtypes = {slot.storage.dtype for slot in self.slots()}
+        return self._doubled(dtypes.pop()) if dtypes in ({"float32"}, {"float16"}) else None
 
     @contextmanager
-    def _doubled(self) -> Iterator[None]:
+    def _doubled(self, dtype: str) -> Iterator[None]:
         norms = blocks(self.native, EPS_IN_FLOAT32)
         self.native.cast("float64")
         try:
@@ -118,7 +119,7 @@ class GluonHost(Host):
         finally:
             for block in norms:
                 del block.hybrid_forward
-            self.native.cast("float32")
+            self.native.cast(dtype)
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
         names = LayerNames.of_slots(self.slots(), places(self.native))

@@ -109,7 +109,7 @@ class GluonStorage:
                 self.native.grad()[:] = held
                 self.mark_fresh()
             elif self.grad() is not None:
-                self.native.zero_grad()
+                self.native.grad()[:] = 0  # 1.9.1: zero_grad fails for an array of the mx.np kind
                 self._reached, self.native.data()._fresh_grad = None, False
 
         return put_back

@@ -21,6 +21,7 @@ from .variables import own_lists, variables
 from .walk import Path, aliases, built, places, walk
 
 Open = tuple[Path, int, mpa.Composite, Any]  # path, first slot, how it folds, layer
+WIDENED = ("float32", "float16", "bfloat16")  # whose numbers float64 has exactly
 # What a model compiled for the variables it had, in Keras 3 and tf_keras.
 COMPILED = ("train_function", "test_function", "predict_function", "train_tf_function")
 
@@ -88,12 +89,13 @@ class KerasHost(mpa.Host):
 
     def in_float64(self) -> AbstractContextManager[None] | None:
         layers = [layer for _, _, layer in walk(self.native)]
-        if not all(isinstance(layer, keras.layers.Layer) and layer.dtype == "float32" for layer in layers):
+        if not all(isinstance(layer, keras.layers.Layer) and layer.dtype in WIDENED for layer in layers):
             return None  # tf_keras casts no variable up
-        # Keras 3 casts its float32 variables where a layer computes in another dtype, and up is exact.
-        policy = keras.DTypePolicy("float32")
-        policy._compute_dtype = "float64"
-        return mpa.temporarily([(layer, "dtype_policy", policy) for layer in layers])
+        # Keras 3 casts its variables where a layer computes in another dtype, and up is exact.
+        policies = {dtype: keras.DTypePolicy(dtype) for dtype in WIDENED}
+        for policy in policies.values():
+            policy._compute_dtype = "float64"
+        return mpa.temporarily([(layer, "dtype_policy", policies[layer.dtype]) for layer in layers])
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[mpa.Activation], None]) -> Any:
         holding = {slot.path[:-1] for slot in self.slots()}

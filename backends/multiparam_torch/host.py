@@ -17,6 +17,8 @@ from multiparam.adapter import Activation, Host, LayerNames, Layout, Run, Slot, 
 from .arrays import dtype_name, from_numpy
 from .layers import LAYERS
 
+WIDENED = (torch.float32, torch.float16, torch.bfloat16)  # whose numbers float64 has exactly
+
 
 class TorchStorage:
     """A Parameter."""
@@ -170,18 +172,20 @@ class TorchHost(Host):
             return self.call(inputs, {}, False)
 
     def in_float64(self) -> AbstractContextManager[None] | None:
-        tensors = [*self.native.parameters(), *self.native.buffers()]
-        if any(t.is_floating_point() and t.dtype != torch.float32 for t in tensors):
-            return None
-        return self._doubled()
+        tensors = [t for t in (*self.native.parameters(), *self.native.buffers()) if t.is_floating_point()]
+        return None if any(t.dtype not in WIDENED for t in tensors) else self._doubled(tensors)
 
     @contextmanager
-    def _doubled(self) -> Iterator[None]:
-        self.native.double()
+    def _doubled(self, tensors: list[torch.Tensor]) -> Iterator[None]:
+        # Not double() and back: each tensor has its own dtype and memory again, which somebody may share.
+        before = [t.data for t in tensors]
         try:
+            for t in tensors:
+                t.data = t.data.double()
             yield
         finally:
-            self.native.float()
+            for t, data in zip(tensors, before, strict=True):
+                t.data = data
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.options_layer)

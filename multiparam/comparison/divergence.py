@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.distances import EPS, distance
-from ..transfers.apply import channel_orders
+from ..transfers.divergence import channel_orders, without_activation
 from . import hints
 from .activations import LayerCall, LayerCalls
 
@@ -106,7 +106,7 @@ class Follower:
         inputs = self._distance(self._permuted(reference, call).inputs, call.inputs, unpad=True)
         output, cut = self._distance(reference.outputs, call.outputs), ""
         if inputs <= self._bound < output:
-            output, cut = self._without_activation(reference.outputs, call.outputs, output)
+            output, cut = without_activation(reference.outputs, call.outputs, output, self._bound, self._distance)
         layer = self._layers[i] = LayerDistance(reference.layer, call.layer, inputs, output, cut)
         if self._diverging is not None and self._diverging.index < i:
             return
@@ -122,21 +122,6 @@ class Follower:
         if permute is None:
             return reference
         return reference._replace(inputs=tuple(permute(a) if a.ndim == 2 else a for a in reference.inputs))
-
-    def _without_activation(
-        self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], output: float
-    ) -> tuple[float, str]:
-        """The distance of outputs where one layer has the activation in it, as Keras' have, and the activation."""
-        for name, function in hints.FUNCTIONS.items():
-            for plain, activated in ((reference, candidate), (candidate, reference)):
-                with np.errstate(all="ignore"):
-                    outputs = [function(a) if a.dtype.name in EPS else a for a in plain]
-                if all(a.size == 0 or np.ptp(a) == 0 for a in outputs if a.dtype.name in EPS):
-                    continue  # whatever went in: a softmax of one number, a relu of negative ones
-                eps = self._distance(outputs, activated)
-                if eps <= self._bound:
-                    return eps, name
-        return output, ""
 
     def layers(self) -> list[LayerDistance]:
         """What was matched, in the reference's order of execution."""

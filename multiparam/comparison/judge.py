@@ -39,6 +39,7 @@ class Check:
         detail: What differs, where it disagrees or is not judged.
         items: The single differences of a check that has several.
         expected: Why it may differ: it then counts as agreeing.
+        floor: How far rounding alone moves the outputs, in the same unit, where it was measured.
         undecided: Whether nothing could be told, as of outputs that are all NaN: it then does not agree.
     """
 
@@ -52,6 +53,7 @@ class Check:
     detail: str = ""
     items: tuple[str, ...] = ()
     expected: str = ""
+    floor: float | None = None
     undecided: bool = False
 
 

@@ -6,6 +6,7 @@ as for a transfer, says which parameter and which layer of the candidate is whic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from ..transfers import plan as planning
 from ..transfers.manifest import Manifest
 from ..transfers.plan import Move, Plan, without_permutation
 from ..transfers.rename import Rules
-from . import hints
+from . import hints, noise
 from .activations import LayerCalls
 from .divergence import Follower
 from .judge import Check
@@ -34,6 +35,7 @@ BINS = 40
 SHOWN = 4  # of the differences of one check
 LOOSEST = 0.125  # the relative distance that no bound of ours goes beyond
 SMALL = 2.0**-10  # of the largest gradient
+CLOSE = 16.0  # eps of their own dtype that outputs may always be apart
 
 
 class ReferenceJudge:
@@ -44,6 +46,17 @@ class ReferenceJudge:
         self.bounds = bounds
         self.histograms = histograms
         self._passes: dict[str, tuple[Outputs, LayerCalls]] = {}  # by dtype
+
+    @cached_property
+    def _own_distance(self) -> float:
+        """How far the reference's outputs in its own dtype are from those in float64, in eps of float64."""
+        truth, _ = self._passes["float64"]
+        native = self.reference.native_dtype
+        return 0.0 if native == "float64" else outputs_distance(truth, self.reference.run(native), _in_float64).eps
+
+    @cached_property
+    def _reference_floor(self) -> float:
+        return self.reference.noise_floor()
 
     @cached_property
     def _grads(self) -> NamedArrays:
@@ -70,16 +83,21 @@ class ReferenceJudge:
         self._forward_passes(pair, plan, candidate)
         if not (plan.missing or plan.refused):
             self._gradients(pair, plan, candidate)
+        if self._is_stated("layer"):
+            _settle_layers(pair)
         if candidate.task.steps:
             what, dtype = f"{candidate.task.steps} steps of {candidate.task.optimizer}", self._coarser(candidate)
             eps, where = _largest(plan.moves, self._trained, candidate.trained(), dtype)
             self._check(pair, what, "training", dtype, eps, where)
         return pair
 
+    def _is_stated(self, kind: str) -> bool:
+        """Whether a bound is ours, and not the user's."""
+        return self.bounds[kind] == BOUNDS[kind]
+
     def _bound(self, kind: str, dtype: str) -> float:
         """As the user has it, or as stated; of a coarse dtype no more than makes an eighth of a number."""
-        bound = self.bounds[kind]
-        return min(bound, LOOSEST / EPS[dtype]) if bound == BOUNDS[kind] else bound
+        return min(self.bounds[kind], LOOSEST / EPS[dtype]) if self._is_stated(kind) else self.bounds[kind]
 
     def _check(self, pair: Pair, what: str, kind: str, dtype: str, eps: float, where: str = "") -> None:
         bound = self._bound(kind, dtype)
@@ -119,36 +137,71 @@ class ReferenceJudge:
         """Outputs and layers: in float64 where both can be run in it, and then the outputs in their own dtype too."""
         wide = all("float64" in each.dtypes for each in (self.reference, candidate))
         try:
-            self._follow(pair, plan, candidate, "float64" if wide else "")
+            check = self._follow(pair, plan, candidate, "float64" if wide else "")
         except NotInFloat64:
             return self._forward_passes(pair, plan, candidate)  # it is no longer among the dtypes
-        native = candidate.native_dtype
-        if wide and native != "float64":
-            truth, _ = self._passes["float64"]
-            self._outputs(pair, "numeric", native, truth, candidate.run(native))
+        if wide and self._coarser(candidate) != "float64":
+            self._numeric(pair, candidate, check)
 
-    def _outputs(self, pair: Pair, kind: str, dtype: str, truth: Outputs, outputs: Outputs) -> bool:
-        """The check of the outputs; whether they agree, or nothing can be told."""
-        eps, where, undecided = outputs_distance(truth, outputs, lambda a, b: dtype)
-        self._check(pair, "outputs", kind, dtype, eps, where)
-        if undecided:
-            pair.checks[-1] = Check("", "outputs", pair.name, False, detail=undecided, undecided=True)
-        return not pair.checks[-1].detail or bool(undecided)
+    def _numeric(self, pair: Pair, candidate: Subject, in_float64: Check) -> None:
+        """The outputs of each model in its own dtype and under its own policy, from the reference's in float64."""
+        dtype = self._coarser(candidate)
+        truth, _ = self._passes["float64"]
+        eps, where, _ = outputs_distance(truth, candidate.run(candidate.native_dtype), lambda a, b: dtype)
+        own = self._own_distance * EPS["float64"] / EPS[dtype]  # how far the reference itself rounds
+        bound = self._bound("numeric", dtype)
+        if self._is_stated("numeric") and np.isfinite(own):
+            # Where a part of float64's pass is none, it shows less, and the models' own numbers have to be close.
+            bound = max(CLOSE, noise.MARGIN * own) if in_float64.floor else max(bound, noise.MARGIN * own)
+            eps = max(eps, own)
+        agrees = eps <= bound
+        pair.checks.append(Check("", "outputs", pair.name, agrees, dtype, eps, bound, "" if agrees else where))
 
-    def _follow(self, pair: Pair, plan: Plan, candidate: Subject, wide: str) -> None:
-        """Outputs and layers in one dtype: ``wide``, or else each model in its own."""
+    def _follow(self, pair: Pair, plan: Plan, candidate: Subject, wide: str) -> Check:
+        """Outputs and layers in one dtype: ``wide``, or else each model in its own. Gives the check of the outputs."""
         dtype = wide or self._coarser(candidate)
         run_in = wide or self.reference.native_dtype
         if run_in not in self._passes:
             self._passes[run_in] = self.reference.run_with_cache(run_in)
-        truth, calls = self._passes[run_in]
+        truth, _ = self._passes[run_in]
+        bound = self._bound("layer", dtype)
+        follower, outputs = self._followed(plan, candidate, wide, bound)
+        check = _outputs_check(pair.name, truth, outputs, dtype, self._bound("output", dtype))
+        if wide and not check.agrees and not check.undecided and check.distance != float("inf"):
+            floor = self._floor(plan, candidate)
+            if floor:
+                check = _outputs_check(pair.name, truth, outputs, dtype, self._bound("output", dtype), floor)
+                bound = max(bound, noise.MARGIN * floor)
+                follower, _ = self._followed(plan, candidate, wide, bound)
+        pair.checks.append(check)
+        self._layers(pair, plan, follower, dtype, bound, check)
+        return check
+
+    def _followed(self, plan: Plan, candidate: Subject, wide: str, bound: float) -> tuple[Follower, Outputs]:
+        """A pass of the candidate, each call of a layer held against the reference's."""
+        _, calls = self._passes[wide or self.reference.native_dtype]
         permuted = {paths.split(m.target)[0]: m.permutation for m in plan.moves if m.permutation is not None}
-        follower = Follower(calls, dict(plan.layers), dtype, self._bound("layer", dtype), permuted)
-        outputs = candidate.run(wide or candidate.native_dtype, follower.on_call)
-        agrees = self._outputs(pair, "output", dtype, truth, outputs)
-        divergence = follower.divergence(agrees)
+        follower = Follower(calls, dict(plan.layers), wide or self._coarser(candidate), bound, permuted)
+        return follower, candidate.run(wide or candidate.native_dtype, follower.on_call)
+
+    def _floor(self, plan: Plan, candidate: Subject) -> float:
+        """How far rounding alone moves the outputs of either model in float64, in eps of it; nothing where the user has
+        said how far they may be from each other.
+
+        What parameters are computed from, as the sum of two biases, was rounded to the candidate's dtype.
+        """
+        if not self._is_stated("output"):
+            return 0.0
+        rounded = _rounded(plan, self.reference.manifest, candidate.manifest)
+        moves = self.reference.response_to(rounded, EPS[candidate.native_dtype] / 2) if rounded else 0.0
+        return max(self._reference_floor, candidate.noise_floor(), moves) / EPS["float64"]
+
+    def _layers(self, pair: Pair, plan: Plan, follower: Follower, dtype: str, bound: float, outputs: Check) -> None:
+        """The check of the layers on the way, and where the two first part."""
+        divergence = follower.divergence(outputs.agrees or outputs.undecided)
         layers = pair.layers[""] = follower.layers()
-        self._check(pair, f"{len(layers)} layers on the way", "layer", dtype, follower.largest_distance())
+        eps = follower.largest_distance()
+        pair.checks.append(Check("", f"{len(layers)} layers on the way", pair.name, eps <= bound, dtype, eps, bound))
         pair.dtype = dtype
         if divergence is None:
             return
@@ -172,6 +225,48 @@ class ReferenceJudge:
         if self.histograms:
             both = _both(plan.moves, truth, grads)
             pair.histograms += [_histogram(move, "gradient", *arrays) for move, *arrays in both]
+
+
+def _settle_layers(pair: Pair) -> None:
+    """Outputs and gradients decide: where they agree, layers that differ on the way are shown, and do not overrule
+    them. One model may have an activation, a flattening or a scale inside a layer that the other has beside it."""
+    decisive = [check for check in pair.checks if check.check in ("outputs", "gradients", "values")]
+    layers = next((i for i, check in enumerate(pair.checks) if check.check.endswith("layers on the way")), None)
+    if layers is None or pair.checks[layers].agrees or not all(check.agrees for check in decisive):
+        return
+    if not any(check.check == "gradients" for check in decisive):
+        return
+    pair.checks[layers] = replace(
+        pair.checks[layers],
+        agrees=True,
+        bound=None,
+        expected="outputs and gradients agree: layers are cut otherwise",
+    )
+    pair.parted, pair.hints = "", []
+    pair.first.clear()
+
+
+def _rounded(plan: Plan, reference: Manifest, candidate: Manifest) -> list[str]:
+    """The reference's parameters that a target is computed from, and not only put together of: it has fewer numbers."""
+    sizes, targets = ({n: math.prod(e.spec.shape) for n, e in m.entries().items()} for m in (reference, candidate))
+    computed = (m for m in plan.moves if len(m.sources) > 1 and m.target in targets)
+    return [n for m in computed if targets[m.target] < sum(sizes[n] for n in m.sources) for n in m.sources]
+
+
+def _in_float64(truth: np.ndarray, value: np.ndarray) -> str:
+    return "float64"
+
+
+def _outputs_check(
+    name: str, truth: Outputs, outputs: Outputs, dtype: str, bound: float, floor: float | None = None
+) -> Check:
+    """The verdict on outputs. With a noise floor they may be some times it from each other."""
+    eps, where, undecided = outputs_distance(truth, outputs, lambda a, b: dtype)
+    if undecided:
+        return Check("", "outputs", name, False, detail=undecided, undecided=True)
+    bound = bound if floor is None else max(bound, noise.MARGIN * floor)
+    agrees = eps <= bound
+    return Check("", "outputs", name, agrees, dtype, eps, bound, "" if agrees else where, floor=floor)
 
 
 def _as_flattened(plan: Plan, reference: Subject, candidate: Subject) -> Plan:

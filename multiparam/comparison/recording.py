@@ -109,6 +109,8 @@ def _model_document(subject: LiveSubject) -> dict[str, Any]:
         "passes": passes,
         "trained": subject.trained(),
     }
+    if "float64" in passes:
+        document["noise_floor"] = subject.noise_floor()
     with suppress(Unsupported):
         document["gradients"] = subject.grads()
     return document
@@ -263,6 +265,7 @@ def _subject(
         gradients=RecordedArrays(file, document["gradients"]) if "gradients" in document else None,
         final=RecordedArrays(file, document["trained"]),
         task=task,
+        floor=document.get("noise_floor", 0.0),
         source=file.path.name,
         environment=environment,
     )

@@ -106,11 +106,18 @@ class Comparison:
         return "\n".join(line for pair in self.pairs for line in _lines(pair, self.reference))
 
 
+def _held_under(check: Check) -> str:
+    """The bound of a distance in words, and the noise floor where it is what the bound is made of."""
+    if check.bound is None:
+        return ""
+    return f" (bound {check.bound:.6g}" + (")" if check.floor is None else f", noise floor {check.floor:.3g})")
+
+
 def _lines(pair: Pair, reference: str) -> Iterator[str]:
     verdict = "agrees with" if pair.agrees else "is UNDECIDED against" if pair.undecided else "DISAGREES with"
     yield f"{pair.name} {verdict} {reference}"
     for check in pair.checks:
-        eps = "" if check.distance is None else f"{check.distance:.3g} eps of {check.dtype} (bound {check.bound:g})"
+        eps = "" if check.distance is None else f"{check.distance:.3g} eps of {check.dtype}{_held_under(check)}"
         expected = f"expected: {check.expected}" if check.expected else ""
         notes = " ".join(filter(None, (eps, check.detail, expected)))
         yield f"  {'ok ' if check.agrees else 'NOT'} {check.check}" + (f": {notes}" if notes else "")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -13,16 +14,18 @@ from typing import Any
 import numpy as np
 
 from ..core import registry
-from ..core.arrays import dtype_kind, to_numpy
+from ..core.arrays import dtype_kind, dtype_name, numpy_dtype, to_numpy
 from ..core.distances import EPS
 from ..core.group import store_of
 from ..core.model import Model
 from ..core.outputs import Outputs, leaves
+from ..core.slots import Storage
 from ..core.training import gradients_kept
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, Unsupported
 from ..transfers import apply
 from ..transfers.manifest import Manifest, manifest_of
 from ..transfers.rename import Rules
+from . import noise
 from .activations import ActivationCache, LayerCalls, OnCall, select_layers
 
 NamedArrays = Mapping[str, np.ndarray]
@@ -115,6 +118,15 @@ class Subject:
         """Transfer the weights to a model. Pairs that are guesses have to be proved, which a recording cannot do."""
         apply.transfer_for_judging(self.manifest, target, rules)
 
+    def noise_floor(self) -> float:
+        """How far rounding alone moves the outputs in float64, relative to the largest; 0.0 where that is not known."""
+        return 0.0
+
+    def response_to(self, names: Collection[str], size: float) -> float:
+        """How far the outputs in float64 move, relative to the largest, where some parameters move by ``size``; 0.0
+        where that is not known."""
+        return 0.0
+
     @property
     def native_dtype(self) -> str:
         """The dtype it was made in."""
@@ -185,10 +197,39 @@ class LiveSubject(Subject):
         """The inputs in the model's own order of channels."""
         return tuple(np.ascontiguousarray(apply.to_data_order(self.manifest.order, a)) for a in self.task.inputs)
 
+    def noise_floor(self) -> float:
+        # Of one that takes whole numbers the weights are moved: they are what its tokens become.
+        floats = any(dtype_kind(a.dtype.name) == "f" for a in self.task.inputs)
+
+        def run(size: float, seed: int) -> Outputs:
+            if floats:
+                inputs = tuple(noise.moved(a, size, seed + i) for i, a in enumerate(self.task.inputs))
+                return replaced(self, inputs).run("float64")
+            return self._run_with_moved_weights(size, seed)
+
+        return noise.noise_floor(run)
+
+    def response_to(self, names: Collection[str], size: float) -> float:
+        storages = [slot.storage for slot in map(store_of(self.net).table.slot, names)]
+        return noise.response(lambda moved, seed: self._run_with_moved_weights(moved, seed, storages), size)
+
+    def _run_with_moved_weights(self, size: float, seed: int, chosen: Sequence[Storage] = ()) -> Outputs:
+        widened = store_of(self.net).host.in_float64()
+        assert widened is not None  # it was run in float64 before
+        with widened:
+            storages = chosen or store_of(self.net).table.storages()
+            before = [(s, np.array(to_numpy(s.read()))) for s in storages if s.dtype == "float64"]
+            try:
+                for i, (storage, value) in enumerate(before):
+                    storage.write(noise.moved(value, size, seed + i))
+                return self._run("float64", None)
+            finally:
+                for storage, value in before:
+                    storage.write(value)
+
     def _inputs(self, dtype: str) -> tuple[Any, ...]:
         arrays = self._native_order()
-        # numpy has no bfloat16: a model of it gets its inputs as they are.
-        cast = (a.astype(dtype, copy=False) if a.dtype.kind == "f" and dtype != "bfloat16" else a for a in arrays)
+        cast = (a.astype(numpy_dtype(dtype), copy=False) if dtype_kind(a.dtype.name) == "f" else a for a in arrays)
         return tuple(self.net.adapter.from_numpy(array) for array in cast)
 
     def _batch(self) -> tuple[np.ndarray, ...]:
@@ -222,6 +263,13 @@ class LiveSubject(Subject):
             net.load_state_dict(start)
 
 
+def replaced(subject: LiveSubject, inputs: tuple[np.ndarray, ...]) -> LiveSubject:
+    """The same model, on other inputs."""
+    other = copy(subject)
+    other.task = replace(subject.task, inputs=inputs)
+    return other
+
+
 @contextmanager
 def _raising_does_not_run(what: str) -> Iterator[None]:
     """What a model or an objective raises, as an error of ours; those of ours stay as they are."""
@@ -253,6 +301,10 @@ class RecordedSubject(Subject):
     task: Task
     source: str
     environment: Mapping[str, Any]
+    floor: float = 0.0
+
+    def noise_floor(self) -> float:
+        return self.floor
 
     def run(self, dtype: str, on_call: OnCall | None = None) -> Outputs:
         outputs, calls = self.passes[dtype]()
@@ -280,9 +332,9 @@ def mean_square(net: Model, *inputs: Any) -> Any:
     a gradient.
     """
     outputs = dict(sorted((name, leaf) for name, leaf in leaves(net(*inputs)) if hasattr(leaf, "dtype")))
-    floats = [y for y in outputs.values() if dtype_kind(str(y.dtype).rpartition(".")[2]) == "f"]
+    floats = [y for y in outputs.values() if dtype_kind(dtype_name(y.dtype)) == "f"]
     if not floats:
-        kinds = ", ".join(dict.fromkeys(str(y.dtype) for y in outputs.values())) or "no array"
+        kinds = ", ".join(dict.fromkeys(dtype_name(y.dtype) for y in outputs.values())) or "no array"
         raise Unsupported(f"The outputs are {kinds}, of which there is no gradient: give an objective.")
     return sum((net.adapter.mse(y, y * 0) for y in floats[1:]), net.adapter.mse(floats[0], floats[0] * 0))
 

@@ -72,6 +72,16 @@ def dtype_kind(dtype: str) -> str:
     return KINDS_OF_NUMBERS.get(re.sub("[0-9].*", "", dtype), "")
 
 
+def dtype_name(dtype: Any) -> str:
+    """numpy's name of any framework's dtype: an object that has the name, a class, or ``torch.float32``.
+
+    >>> dtype_name(np.dtype("float32")), dtype_name(np.float32), dtype_name("torch.int64")
+    ('float32', 'float32', 'int64')
+    """
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).rpartition(".")[2]
+
+
 def castable(source: str, target: str) -> bool:
     """Whether numbers of one dtype can stand in another: nothing loses a fraction or an imaginary part.
 

@@ -146,7 +146,7 @@ class Model(Group):
 
     @property
     def dtype(self) -> str | None:
-        """The dtype of the first floating parameter that numpy knows."""
+        """The dtype of the first parameter of floats."""
         return self._store.dtype
 
     # -- access

@@ -155,7 +155,7 @@ class Host(Protocol):
         return self.call(inputs, {}, False)
 
     def in_float64(self) -> AbstractContextManager[None] | None:
-        """A context in which a float32 model computes in float64 with the same numbers.
+        """A context in which a model of narrower floats computes in float64 with the same numbers.
 
         Returns:
             The context; None where the framework has no such thing, as by default.

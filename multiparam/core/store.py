@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import numpy_dtype
 from .composite import Packed
+from .distances import EPS
 from .protocol import Adapter, Array, Host, Slot
 from .table import Table
 
@@ -102,9 +104,9 @@ class Store:
 
     @property
     def dtype(self) -> str | None:
-        """The dtype of the first floating parameter that numpy knows."""
+        """The dtype of the first parameter of floats, those of ml_dtypes too; not of codes of eight bits or fewer."""
         dtypes = (slot.storage.dtype for slot in self.table.slots)
-        return next((dtype for dtype in dtypes if dtype.startswith("float")), None)
+        return next((dtype for dtype in dtypes if dtype in EPS), None)
 
     def native_array(self, array: Any) -> Array:
         """numpy as the framework's array (floats in the model's dtype); anything else untouched."""
@@ -112,7 +114,7 @@ class Store:
             return array
         array = np.asarray(array)
         if array.dtype.kind == "f" and (dtype := self.dtype) is not None:
-            array = array.astype(dtype, copy=False)
+            array = array.astype(numpy_dtype(dtype), copy=False)
         return self.adapter.from_numpy(array)
 
 

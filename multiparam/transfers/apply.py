@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..core.arrays import numpy_dtype
-from ..core.distances import COMPLEX, EPS, distance
 from ..core.group import store_of
 from ..core.model import Model
-from ..core.outputs import Outputs, OutputsDistance, arrays_of, named_arrays, outputs_distance
+from ..core.outputs import Outputs, OutputsDistance, named_arrays, outputs_distance
 from ..core.parameter import write
 from ..core.slots import Activation
 from ..errors import InvalidArgument, TransferError
+from .divergence import first_divergence, smaller_dtype
 from .manifest import manifest_of
 from .plan import WHEN_IT_TRAINS, Plan
 from .plan import plan as make_plan
@@ -226,41 +226,15 @@ def verify_transfer(plan: Plan, source: Model, target: Model, inputs: tuple[Any,
     if eps <= bound:
         return Report(plan, eps, bound)
     parted = f"the output, {where}" if where and eps == float("inf") else ""
-    return Report(plan, eps, bound, parted or first_divergence(plan.layers, source, target, inputs, bound))
+    if not parted:
+        source_calls, target_calls = _calls(source, source, inputs), _calls(source, target, inputs)
+        parted = first_divergence(plan.layers, source_calls, target_calls, bound)
+    return Report(plan, eps, bound, parted)
 
 
 def _output_distance(source: Model, target: Model, inputs: tuple[Any, ...]) -> OutputsDistance:
     """Of both models' outputs, in eps of the smaller dtype of the two: the other one cannot know better than that."""
     return outputs_distance(_outputs(source, source, inputs), _outputs(source, target, inputs), smaller_dtype)
-
-
-def first_divergence(
-    layers: Iterable[tuple[str, str]], source: Model, target: Model, inputs: tuple[Any, ...], bound: float
-) -> str:
-    """The first layer in the source's order of execution whose output differs in the target, by both names."""
-    calls = [_calls(source, net, inputs) for net in (source, target)]
-    source_outputs, target_outputs = ({call.layer: arrays_of(call.output) for call in each} for each in calls)
-    target_of = dict(layers)
-    for name, arrays in source_outputs.items():
-        target_arrays = target_outputs.get(target_of.get(name, ""))
-        if target_arrays is None:
-            continue
-        pairs = zip(arrays, target_arrays, strict=False)
-        largest = max((min(_distance(a, b) for b in channel_orders(array)) for a, array in pairs), default=0.0)
-        if largest > bound:
-            names = name if name == target_of[name] else f"{name} -> {target_of[name]}"
-            return f"layer {names} ({largest:.3g} eps)"
-    return "the output: the outputs of all layers with parameters agree"
-
-
-def smaller_dtype(a: np.ndarray, b: np.ndarray) -> str:
-    """The coarser dtype of two arrays, of complex ones that of their parts; float32 where neither has an eps."""
-    names = (COMPLEX.get(array.dtype.name, array.dtype.name) for array in (a, b))
-    return max((name for name in names if name in EPS), key=EPS.__getitem__, default="float32")
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    return distance(b, a, smaller_dtype(a, b))
 
 
 # -- inputs and outputs in each model's order of channels
@@ -294,8 +268,3 @@ def outputs_in_order(order: str | None, output: Any) -> Outputs:
 def _outputs(source: Model, net: Model, inputs: tuple[Any, ...]) -> Outputs:
     """What a model gives for the source's example inputs, with channels first."""
     return outputs_in_order(data_order(net), net(*inputs_for(source, net, inputs)))
-
-
-def channel_orders(array: np.ndarray) -> list[np.ndarray]:
-    """A layer's output as it is and with its channels elsewhere: a built model's layers have another order inside."""
-    return [array] if array.ndim < 3 else [array, np.moveaxis(array, -1, 1), np.moveaxis(array, 1, -1)]

@@ -974,8 +974,12 @@ def keras_chain(eps: float = 1e-5, activation: str | None = None, name: str = "a
     [
         (lambda: keras_chain(), None, ""),
         (lambda: keras_chain(0.1), None, "layer norm ("),
-        (lambda: keras_chain(activation="tanh"), None, "layer a ("),
-        (lambda: keras_chain(activation="tanh", name="first"), {"a": "first"}, "layer a -> first ("),
+        (lambda: keras_chain(activation="tanh"), None, "what is between layers a and norm ("),
+        (
+            lambda: keras_chain(activation="tanh", name="first"),
+            {"a": "first"},
+            "what is between layers a -> first and norm (",
+        ),
     ],
 )
 def test_verification(target: Any, rules: Any, parted: str) -> None:

@@ -5,8 +5,8 @@ what layers take and give only a part is looked at where it is large. In what a 
 "here" the candidate.
 """
 
+from ...core.activation_functions import FUNCTIONS
 from .between import explain_between
-from .functions import FUNCTIONS
 from .layer import explain_layer
 from .numerics import unpadded
 from .values import explain_values

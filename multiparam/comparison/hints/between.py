@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...transfers.apply import channel_orders
+from ...core.activation_functions import FUNCTIONS, softmax
+from ...transfers.divergence import channel_orders
 from ..activations import LayerCall
 from .dropout import explain_branch_dropout, explain_dropout
-from .functions import FUNCTIONS, softmax
 from .numerics import corner, differ, factor_of, is_close, matching_orders, rounding_of, transposed_rows, unpadded
 
 ELSE = "something else (a residual connection, a mask?)"
@@ -29,7 +29,7 @@ def explain_between(
         views = [(i not in same, i, view) for i, view in enumerate(channel_orders(b)) if view.shape == a.shape]
         if views:
             b = min(views, key=lambda view: view[:2])[2]
-        if not differ(a, b, rounding) or not np.ptp(corner(y)) > 0:
+        if not differ(a, b, rounding) or not (y.size and np.ptp(corner(y)) > 0):
             return []
         text = (
             explain_dropout(corner(a), corner(b), rounding)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...transfers.apply import channel_orders
+from ...transfers.divergence import channel_orders
 from ..activations import LayerCall
 from .dropout import explain_dropout
 from .numerics import ROWS, corner, differ, factor_of, is_close, matching_orders, rounding_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...transfers.apply import channel_orders
+from ...transfers.divergence import channel_orders
 
 LIMIT = 1 << 20  # numbers of an array that are looked at
 ROWS = 64  # of those that a transpose, of a weight or of features, is recognised by

@@ -1,0 +1,84 @@
+"""How far rounding alone moves what a model gives: measured, by moving what it is given.
+
+A pass in float64 need not be one: published models normalise, or take a softmax, in float32 whatever comes in. Such a
+part shows when inputs are moved by less than it can see. Their effect then does not shrink with the move: it stays at
+the part's own rounding, which is the noise floor of the outputs. What is far above it is no rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..core.arrays import dtype_kind
+from ..core.distances import EPS
+from ..core.outputs import Outputs, outputs_distance
+
+WIDE = 2.0**-10  # a move that every precision sees: it gives the amplification from inputs to outputs
+# Moves that float64 sees. One that rounds to float32 jumps by its own eps, 2**-24, at few numbers for a small one and
+# at many for a large one, so that somewhere on this ladder the jump is far more than the move; as bfloat16 by 2**-8.
+NARROW = tuple(2.0**-n for n in (40, 35, 32, 31, 30, 28, 24, 20, 16))
+DRAWS = 2  # of each move: the largest response counts
+BESIDE = 2.0**-13  # no number of float32 or less is where this leads
+COARSEST = 2.0**-8  # the unit roundoff of bfloat16: nothing that rounds moves more than that
+COARSE = 8.0  # times what the amplification explains: then something rounds coarser than float64
+MARGIN = 8.0  # times the floor: what two models of one function may be apart
+
+Run = Callable[[float, int], Outputs]
+"""(size, seed) -> the outputs in float64 where what goes in is moved by as much of each number."""
+
+
+def relative_distance(a: Outputs, b: Outputs) -> float:
+    """``max|b - a| / max|a|`` of the worst output; infinite where no rounding explains it."""
+    return outputs_distance(a, b, lambda truth, value: "float64").eps * EPS["float64"]
+
+
+def response(run: Run, size: float) -> float:
+    """The largest relative move of the outputs where what goes in moves by ``size``."""
+    still = run(0.0, 0)
+    return max(relative_distance(still, run(size, seed)) for seed in range(1, DRAWS + 1))
+
+
+def noise_floor(run: Run) -> float:
+    """How far rounding alone moves the outputs of a float64 pass, relative to the largest; 0.0 where all is float64.
+
+    Args:
+        run: Gives the outputs of passes whose inputs are moved.
+
+    Returns:
+        The floor: the largest response to a move that is far more than the move explains.
+
+    >>> def narrow(size, seed):
+    ...     x = np.linspace(1, 2, 9) * (1 + size * np.random.default_rng(seed).uniform(-1, 1, 9))
+    ...     return {"": np.tanh(x).astype("float32").astype("float64")}
+    >>> 2**-26 < noise_floor(narrow) < 2**-22, noise_floor(lambda size, seed: {"": np.ones(3) + size * seed})
+    (True, 0.0)
+    """
+    if relative_distance(run(0.0, 0), run(0.0, 0)) > 0:
+        return 0.0  # two passes of the same inputs differ, as where dropout is on: that is no rounding
+    amplification = response(run, WIDE) / WIDE
+    if not np.isfinite(amplification):
+        return 0.0  # whole numbers jump, and infinities: nothing here is measured in floats
+    still = run(0.0, 0)
+    moves = enumerate(size for size in NARROW for _ in range(DRAWS))
+    responses = [(size, relative_distance(still, run(size, seed))) for seed, size in moves]
+    jumps = [moved for size, moved in responses if np.isfinite(moved) and moved > COARSE * amplification * size]
+    # A move that is not seen is below what a part can tell apart, which is then some times as much.
+    unseen = [4 * size * amplification for size, moved in responses if moved < amplification * size / (2 * COARSE)]
+    return min(max([*jumps, *unseen], default=0.0), COARSE * amplification * COARSEST)
+
+
+def moved(array: np.ndarray, size: float, seed: int) -> np.ndarray:
+    """An array with each number moved by up to ``size`` of itself; whole numbers as they are.
+
+    All moves, also one of nothing, start beside the numbers themselves, which a narrower dtype may hold exactly.
+
+    >>> bool(np.abs(moved(np.ones(3), 0.5, 1) - 1).max() <= 0.501), moved(np.arange(3), 0.5, 1).tolist()
+    (True, [0, 1, 2])
+    """
+    if dtype_kind(array.dtype.name) != "f":
+        return array
+    beside = 1 + BESIDE * np.random.default_rng(0).uniform(0.5, 1, array.shape)
+    factor = 1 + size * np.random.default_rng(seed).uniform(-1, 1, array.shape)
+    return np.asarray(array.astype(np.float64) * beside * factor)
