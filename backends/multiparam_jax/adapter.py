@@ -64,6 +64,6 @@ class JaxAdapter(mpa.Adapter):
 
         def fill(storage: Any, seed: int) -> None:
             with scope([storage.dtype]):
-                storage.set(function(jax.random.key(seed), storage.shape, jnp.dtype(storage.dtype)))
+                storage.put(function(jax.random.key(seed), storage.shape, jnp.dtype(storage.dtype)))
 
         return fill

@@ -42,6 +42,19 @@ def from_numpy(array: np.ndarray) -> jax.Array:
         return jnp.asarray(array).block_until_ready()
 
 
+def placed(array: np.ndarray, like: Any) -> Any:
+    """numpy's numbers as a JAX array that lies where another does: on its devices, sharded as it is.
+
+    Each device gets its own blocks and no more, and of an array over several processes each makes its own blocks.
+    """
+    sharding = like.sharding
+    if not like.committed:  # free to be moved to where computations want it, as it was
+        return from_numpy(array)
+    with scope([array.dtype]):
+        # a block is a copy, since JAX may adopt numpy's memory
+        return jax.make_array_from_callback(array.shape, sharding, lambda box: np.array(array[box], order="C"))
+
+
 def is_concrete(tree: Any) -> bool:
     """Whether no array of a tree is traced, as those inside a scan are."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
@@ -100,8 +113,14 @@ class ArrayStorage:
         return self.get()
 
     def write(self, value: np.ndarray) -> None:
+        like = self.get()
         with x64():  # or 64-bit integers would be cut to 32
-            self.set(from_numpy(value))
+            self.set(placed(value, like) if isinstance(like, jax.Array) else from_numpy(value))
+
+    def put(self, array: jax.Array) -> None:
+        """Hold a JAX array, moved to where the one before lies."""
+        like = self.get()
+        self.set(jax.device_put(array, like.sharding) if like.committed else array)
 
     def grad(self) -> jax.Array | None:
         return self.gradient
