@@ -22,6 +22,7 @@ NARROW = tuple(2.0**-n for n in (40, 35, 32, 31, 30, 28, 24, 20, 16))
 DRAWS = 2  # of each move: the largest response counts
 BESIDE = 2.0**-13  # no number of float32 or less is where this leads
 COARSEST = 2.0**-8  # the unit roundoff of bfloat16: nothing that rounds moves more than that
+FLOAT32 = 2.0**-24  # its unit roundoff
 COARSE = 8.0  # times what the amplification explains: then something rounds coarser than float64
 MARGIN = 8.0  # times the floor: what two models of one function may be apart
 
@@ -52,7 +53,7 @@ def noise_floor(run: Run) -> float:
     >>> def narrow(size, seed):
     ...     x = np.linspace(1, 2, 9) * (1 + size * np.random.default_rng(seed).uniform(-1, 1, 9))
     ...     return {"": np.tanh(x).astype("float32").astype("float64")}
-    >>> 2**-26 < noise_floor(narrow) < 2**-22, noise_floor(lambda size, seed: {"": np.ones(3) + size * seed})
+    >>> 2**-26 < noise_floor(narrow) < 2**-22, noise_floor(lambda size, seed: {"": np.ones(3) + size * (1 + seed)})
     (True, 0.0)
     """
     if relative_distance(run(0.0, 0), run(0.0, 0)) > 0:
@@ -64,8 +65,9 @@ def noise_floor(run: Run) -> float:
     moves = enumerate(size for size in NARROW for _ in range(DRAWS))
     responses = [(size, relative_distance(still, run(size, seed))) for seed, size in moves]
     jumps = [moved for size, moved in responses if np.isfinite(moved) and moved > COARSE * amplification * size]
-    # A move that is not seen is below what a part can tell apart, which is then some times as much.
-    unseen = [4 * size * amplification for size, moved in responses if moved < amplification * size / (2 * COARSE)]
+    # A move that changes nothing at all is below what a part can tell, which is then some times as much. Not so of
+    # larger ones, to which what has steps may be deaf.
+    unseen = [4 * size * amplification for size, moved in responses if moved == 0 and size <= FLOAT32]
     return min(max([*jumps, *unseen], default=0.0), COARSE * amplification * COARSEST)
 
 

@@ -13,23 +13,7 @@ from typing import NamedTuple, Union
 import numpy as np
 
 from ..core.layers import BOOKKEEPING, KINDS, RECURRENT
-
-Shapes = Mapping[str, tuple[int, ...]]
-Read = Callable[[str], np.ndarray]
-
-
-class LeafMove(NamedTuple):
-    """How a target leaf is made: of these source leaves, by this function of their arrays.
-
-    ``gradient`` says how their gradients are the target's: True where ``make`` only moves numbers, and moves these too;
-    another function; or False where they are not.
-    """
-
-    target: str
-    sources: tuple[str, ...]
-    make: Callable[..., np.ndarray]
-    change: str = ""
-    gradient: Union[Callable[..., np.ndarray], bool] = True
+from .packing import LeafMove, Read, Shapes, packed_moves, stacked_moves
 
 
 class LeafMatch(NamedTuple):
@@ -147,8 +131,9 @@ def match_leaves(
     )
     if recurrent:
         matcher.add(_biases(matcher.source, target, target_kind, matcher.read, matcher.refused))
-    elif target_kind == "attention":
-        matcher.add(_projections(source, target))
+    else:
+        matcher.add(packed_moves(source, target, matcher.read, matcher.refused))
+        matcher.add(stacked_moves(source, target))
     match = matcher.match()
     moves = [move._replace(sources=tuple(original.get(leaf, leaf) for leaf in move.sources)) for move in match.moves]
     return match._replace(moves=moves, unused=[original.get(leaf, leaf) for leaf in match.unused])
@@ -310,22 +295,3 @@ def _without_n(bias: np.ndarray, n: int) -> np.ndarray:
 def _only_n(bias: np.ndarray, n: int) -> np.ndarray:
     """The bias of a GRU's gate n with zeros for the others."""
     return np.concatenate([np.zeros(2 * n, bias.dtype), bias])
-
-
-def _projections(source: Shapes, target: Shapes) -> list[LeafMove]:
-    """Queries, keys and values, packed or apart."""
-    moves: list[LeafMove] = []
-    for whole, parts in (
-        ("in_proj_weight", ("q_proj_weight", "k_proj_weight", "v_proj_weight")),
-        ("in_proj_bias", ("q_proj_bias", "k_proj_bias", "v_proj_bias")),
-    ):
-        if whole in target and all(part in source for part in parts):
-            if len({source[part][1:] for part in parts}) == 1:
-                moves.append(LeafMove(whole, parts, lambda *each: np.concatenate(each), "packed"))
-        elif whole in source and all(part in target for part in parts):
-            rows = [target[part][0] for part in parts]
-            if sum(rows) == source[whole][0] and {target[part][1:] for part in parts} == {source[whole][1:]}:
-                for i, part in enumerate(parts):
-                    span = slice(sum(rows[:i]), sum(rows[: i + 1]))
-                    moves.append(LeafMove(part, (whole,), lambda a, span=span: a[span], "split"))
-    return moves

@@ -42,6 +42,7 @@ class Manifest:
     options: Mapping[str, Mapping[str, Any]]
     order: str | None = None  # "first" or "last": where data has its channels when it is flattened
     own_layouts: bool = False  # a file of a framework's own, whose arrays are not in canonical form
+    virtual: frozenset[str] = frozenset()  # layers that are none of its own: several of these, or parts of one
 
     def kind(self, layer: str) -> str:
         """The kind of a layer; nothing where a file does not say."""

@@ -15,24 +15,28 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import paths
-from ..core.layers import BOOKKEEPING, KINDS
+from ..core.layers import BOOKKEEPING, KINDS, RECURRENT
 from .layer_rules import LEAF_NAMES, Convention, LeafMatch, leaf_orientation, match_leaves, one_function
 from .manifest import Entry, Manifest
 from .names import NamePair, name_pairs
 from .ranking import Ranking, by_words, ranked
+from .regroup import kind_of
 from .rename import RenamedLayers
 
 # The evidence for a pair, as plans say it: a rule of the user's, an equal name, an equal name written differently, the
 # only one of its kind and shape, or none of these.
 NAME, RULE, GUESS = "name", "rule", "guess: order, kind and shape"
 ALIKE, ONLY = "name, {}", "the only one of its kind and shape"
+# Of one linear layer that holds several projections no name says whether their rows are in blocks.
+PACKED = "guess: rows in blocks, in the order of the name"
 
 
 class LayerMatch(NamedTuple):
     """A source layer and the target layer that it goes into.
 
     ``source``: its own name, before the rules; ``entries``: its leaves by the names that they have after the rules;
-    ``leaves``: what becomes what; ``evidence``: NAME, RULE or GUESS.
+    ``leaves``: what becomes what; ``evidence``: NAME, RULE or GUESS; ``parts``: whether either is several layers, or a
+    part of one, of its own side.
     """
 
     source: str
@@ -40,6 +44,7 @@ class LayerMatch(NamedTuple):
     entries: Mapping[str, Entry]
     leaves: LeafMatch
     evidence: str
+    parts: bool = False
 
 
 def match_layers(
@@ -56,7 +61,7 @@ def match_layers(
     Returns:
         target layer -> the match.
     """
-    matcher = _LayerMatcher(source, target, renamed.layers)
+    matcher = _LayerMatcher(source, target, renamed)
     evidence: dict[str, tuple[str, str]] = {}  # target layer -> source layer, and why
     unfit: dict[str, str] = {}
     pairs = name_pairs(list(renamed.layers), list(target.layers))
@@ -73,6 +78,7 @@ def match_layers(
         if layer not in evidence and all(source_layer != taken for taken, _ in evidence.values()):
             evidence[layer] = source_layer, NAME
     order = {layer: i for i, layer in enumerate(target.layers)}
+    evidence = {layer: (of, PACKED if {layer, of} & renamed.inferred else why) for layer, (of, why) in evidence.items()}
     return {
         layer: matcher.match(source_layer, layer, why)
         for layer, (source_layer, why) in sorted(evidence.items(), key=lambda item: order[item[0]])
@@ -80,10 +86,10 @@ def match_layers(
 
 
 class _LayerMatcher:
-    """Pairs of layers, by what the two manifests say of them. ``layers`` are the source's, after the rules."""
+    """Pairs of layers, by what the two manifests say of them."""
 
-    def __init__(self, source: Manifest, target: Manifest, layers: Mapping[str, Mapping[str, Entry]]) -> None:
-        self._source, self._target, self._layers = source, target, layers
+    def __init__(self, source: Manifest, target: Manifest, renamed: RenamedLayers) -> None:
+        self._source, self._target, self._layers, self._kinds = source, target, renamed.layers, renamed.kinds
         self._suits: dict[tuple[object, object], bool] = {}
         self._signatures: dict[tuple[str, str], object] = {}
         self._transposed: dict[tuple[str, str, str, str], set[bool]] = {}  # kinds and leaves -> what shapes tell
@@ -93,7 +99,15 @@ class _LayerMatcher:
         entries = self._layers[source_layer]
         own_name = paths.split(next(iter(entries.values())).name)[0]
         leaves = self._leaves(source_layer, target_layer, lambda leaf: self._source.read(entries[leaf].name))
-        return LayerMatch(own_name, target_layer, entries, leaves, evidence)
+        parts = source_layer in self._kinds or self._gathers(source_layer) or target_layer in self._target.virtual
+        return LayerMatch(own_name, target_layer, entries, leaves, evidence, parts)
+
+    def _gathers(self, source_layer: str) -> bool:
+        """Whether rules call leaves of other layers parts of this one."""
+        kinds = self._source.kinds
+        places = [(leaf, paths.split(entry.name)) for leaf, entry in self._layers[source_layer].items()]
+        several = len({at for _, (at, _) in places}) > 1
+        return several and any(leaf != own and kinds.get((at, own)) in KINDS for leaf, (at, own) in places)
 
     def _leaves(self, source_layer: str, target_layer: str, read: Callable[[str], np.ndarray]) -> LeafMatch:
         source_shapes = {leaf: entry.spec.shape for leaf, entry in self._layers[source_layer].items()}
@@ -163,7 +177,14 @@ class _LayerMatcher:
         return known
 
     def _kind(self, source_layer: str) -> str:
-        """The kind of the first of a layer's leaves that has one: rules may gather leaves of several layers."""
-        kinds = self._source.kinds
-        entries = self._layers[source_layer].values()
-        return next((kinds[place] for entry in entries if (place := paths.split(entry.name)) in kinds), "")
+        """The kind of a source layer; of one that rules gathered, that of which all its leaves are."""
+        if source_layer in self._kinds:
+            return self._kinds[source_layer]
+        entries = self._layers[source_layer]
+        if self._gathers(source_layer):
+            if entries.keys() <= KINDS["attention"].keys():
+                return "attention"
+            kinds = {self._source.kinds.get(paths.split(entry.name), "") for entry in entries.values()}
+            # Layers that are one below the other, as those of a stacked LSTM, are one of their kind.
+            return kinds.pop() if len(kinds) == 1 and KINDS.get(min(kinds)) is RECURRENT else ""
+        return kind_of(self._source, entries)

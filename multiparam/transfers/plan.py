@@ -23,6 +23,7 @@ from .flattening import flattened_channels, permute_flattened
 from .manifest import Manifest, manifest_of
 from .match import NAME, LayerMatch, match_layers
 from .ranking import Ranking, by_words
+from .regroup import regroup
 from .rename import RenamedLayers, Rules, rename_layers
 
 WHEN_IT_TRAINS = ", when it trains"  # of an option that evaluation does not look at
@@ -179,11 +180,12 @@ def plan_manifests(
 ) -> Plan:
     """:func:`plan` for two sides, whatever they are of; ``ranking`` pairs what names do not."""
     renamed = rename_layers(source, rules)
-    matches = match_layers(source, target, renamed, ranking=ranking)
+    regrouped = regroup(source, renamed, target)
+    matches = match_layers(source, regrouped.target, regrouped.source, ranking=ranking)
     plan = Plan(source.title, target.title)
-    for layer, leaves in target.layers.items():
+    for layer, leaves in regrouped.target.layers.items():
         if layer in matches:
-            _add_layer(plan, source, target, matches[layer])
+            _add_layer(plan, source, regrouped.target, matches[layer])
         else:
             plan.missing += [entry.name for leaf, entry in leaves.items() if leaf not in BOOKKEEPING]
     if not target.layers and source.layers:
@@ -205,7 +207,8 @@ def plan_manifests(
 def _add_layer(plan: Plan, source: Manifest, target: Manifest, match: LayerMatch) -> None:
     """A pair of layers into the plan."""
     entries, leaves = target.layers[match.target], match.leaves
-    plan.layers.append((match.source, match.target))
+    if not match.parts:  # else there is no layer on one side whose outputs are those of one on the other
+        plan.layers.append((match.source, match.target))
     where = f"{match.source or 'the source'} -> {match.target or 'the target'}"
     plan.refused += [f"{where}: {reason}" for reason in leaves.refused]
     plan.missing += [entries[leaf].name for leaf in leaves.missing] if not leaves.refused else []
@@ -224,7 +227,8 @@ def _add_layer(plan: Plan, source: Manifest, target: Manifest, match: LayerMatch
             plan.refused.append(f"{where}: weight is not all 1, and counts as 1 here whatever it holds")
         name, why = entries[move.target].name, match.evidence if permutation is None else FLATTENED
         plan.moves.append(Move(name, sources, change, why, maker, permutation, gradient))
-    _compare_options(plan, source, target, match)
+    if not match.parts:
+        _compare_options(plan, source, target, match)
 
 
 def _is_fixed(side: Manifest, layer: str) -> bool:

@@ -116,11 +116,14 @@ def _template(pattern: Any, new: str | None) -> str | None:
 
 class RenamedLayers(NamedTuple):
     """A source's entries by the layer and leaf they are called after the rules, the layers that a rule named, and the
-    names that were left out."""
+    names that were left out. Of layers that are none of the source's own: their kinds, and those in which an order of
+    rows is only inferred (:mod:`multiparam.transfers.regroup`)."""
 
     layers: dict[str, dict[str, Entry]]
     by_rule: set[str]
     dropped: list[str]
+    kinds: Mapping[str, str] = {}
+    inferred: frozenset[str] = frozenset()
 
 
 def rename_layers(source: Manifest, rules: Rules) -> RenamedLayers:

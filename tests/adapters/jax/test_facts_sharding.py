@@ -1,4 +1,4 @@
-"""A write stays where its place lies: on its devices, sharded as it was. In a process of its own, with eight devices."""
+"""A write keeps its place: on its devices, sharded as it was. With eight devices, in a process of its own."""
 
 from __future__ import annotations
 
