@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,15 +20,26 @@ from .arrays import dtype_name, from_numpy
 from .layers import LAYERS
 
 WIDENED = (torch.float32, torch.float16, torch.bfloat16)  # whose numbers float64 has exactly
+_VALUES = operator.methodcaller("values")
 
 
 class TorchStorage:
-    """A Parameter."""
+    """A Parameter, looked up where its module keeps it: native code puts others there.
 
-    __slots__ = ("native",)
+    Attributes:
+        table: A module's ``_parameters`` or ``_buffers``; of a copy that no module has yet, one of its own.
+        name: The key in it.
+    """
 
-    def __init__(self, native: torch.Tensor) -> None:
-        self.native = native
+    __slots__ = ("table", "name")
+
+    def __init__(self, native: torch.Tensor, table: dict[str, Any], name: str) -> None:
+        self.table, self.name = table, name
+
+    @property
+    def native(self) -> torch.Tensor:
+        tensor: torch.Tensor = self.table[self.name]
+        return tensor
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -59,19 +72,6 @@ class TorchStorage:
     def hold_grad(self) -> Callable[[], None]:
         native, grad = self.native, self.native.grad  # the tensor itself: a step lets go of it and does not change it
         return lambda: setattr(native, "grad", grad)
-
-
-class TorchBuffer(TorchStorage):
-    """A buffer. ``Module.to`` puts another tensor in its place, so it is looked up each time."""
-
-    __slots__ = ("_name", "_table")
-
-    def __init__(self, native: torch.Tensor, table: dict[str, torch.Tensor], name: str) -> None:
-        self._table, self._name = table, name
-
-    @property
-    def native(self) -> torch.Tensor:  # type: ignore[override]
-        return self._table[self._name]
 
 
 class TiedView(tnn.Module):
@@ -128,6 +128,9 @@ class TorchHost(Host):
         self.native = native
         self._storages: Storages[TorchStorage] = Storages()
         self._constants: Storages[TorchStorage] = Storages()
+        self._every: list[tnn.Module] = list(native.modules())
+        self._tables = [module._modules for module in self._every]
+        self._below = [*chain.from_iterable(map(_VALUES, self._tables))]
 
     def slots(self) -> list[Slot]:
         slots: list[Slot] = []
@@ -141,7 +144,7 @@ class TorchHost(Host):
         slots: list[Slot] = []
         for path, positions, module in walk(_unwrapped(self.native), _children):
             for name in _constants(module):
-                storage = self._constants.of(module._buffers[name], TorchBuffer, module._buffers, name)
+                storage = self._constants.of(module._buffers[name], TorchStorage, module._buffers, name)
                 kind = LAYERS.of(type(module))
                 slots.append(Slot((*path, name), positions, kind, storage, None, module, name, True))
         self._constants.keep(slots)
@@ -150,21 +153,67 @@ class TorchHost(Host):
     def _own_slots(self, module: tnn.Module, path: tuple[str, ...], positions: tuple[int, ...]) -> list[Slot]:
         """A module's own parameters, then its buffers."""
         cls = type(module)
-        kind, renamed, storages = LAYERS.of(cls), LAYERS.leaves(cls), self._storages
+        kind, renamed = LAYERS.of(cls), LAYERS.leaves(cls)
 
         def slot(name: str, storage: TorchStorage, buffer: bool = False, view: Layout | None = None) -> Slot:
             leaf, layout = LAYERS.canonical(cls, name, storage.shape or ()) if name in renamed else (name, None)
             return Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer, view)
 
-        own = [slot(name, storages.of(p, TorchStorage)) for name, p in module._parameters.items() if p is not None]
+        table: dict[str, Any] = module._parameters
+        own = [slot(name, self._at(p, table, name)) for name, p in table.items() if p is not None]
         for name, view, source in _tied_leaves(module):
-            own.insert(view.position, slot(name, storages.of(source, TorchStorage), view=view.layout))
+            held: Any = module.get_submodule(f"parametrizations.{name}")
+            own.insert(view.position, slot(name, self._at(source, held._parameters, "original"), view=view.layout))
         table = module._buffers
         if table:
             constants = _constants(module)
             buffers = [(name, each) for name, each in table.items() if each is not None and name not in constants]
-            own += [slot(name, storages.of(buffer, TorchBuffer, table, name), True) for name, buffer in buffers]
+            own += [slot(name, self._at(buffer, table, name), True) for name, buffer in buffers]
         return own
+
+    def _at(self, tensor: torch.Tensor, table: dict[str, Any], name: str) -> TorchStorage:
+        """The storage of a tensor, which is at this place in the model, and not where it may have been before."""
+        storage = self._storages.of(tensor, TorchStorage, table, name)
+        storage.table, storage.name = table, name
+        return storage
+
+    def _modules(self) -> list[tnn.Module]:
+        """Every module, each once; walked again only where one holds other modules than before."""
+        below = [*chain.from_iterable(map(_VALUES, self._tables))]
+        if len(below) != len(self._below) or not all(map(operator.is_, below, self._below)):
+            self._every = list(self.native.modules())
+            self._tables = [module._modules for module in self._every]
+            self._below = [*chain.from_iterable(map(_VALUES, self._tables))]
+        return self._every
+
+    def fingerprint(self) -> Any:
+        modules = self._modules()
+        if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
+            return ()  # what it holds is fixed, and shown as other objects at each look
+        parameters = [module._parameters for module in modules]
+        buffers = [module._buffers for module in modules if module._buffers]
+        # Buffers by name only: modules put other tensors there in each forward pass, as they may.
+        there = [name for table in buffers for name, buffer in table.items() if buffer is not None]
+        names = [*chain.from_iterable(self._tables), *chain.from_iterable(parameters), *there]
+        return names, [*map(id, modules)], [*map(id, chain.from_iterable(map(_VALUES, parameters)))]
+
+    def holds(self, slot: Slot) -> bool:
+        module = _unwrapped(self.native)
+        for segment in slot.path[:-1]:
+            module = _unwrapped(module._modules.get(segment))
+            if module is None:
+                return False
+        if module is not slot.owner:
+            return False
+        if slot.view is not None:
+            there = [source for name, _, source in _tied_leaves(module) if name == slot.leaf]
+            return bool(there) and there[0] is slot.storage.native
+        table = module._buffers if slot.buffer else module._parameters
+        storage: Any = slot.storage
+        if slot.leaf not in table or storage.name not in storage.table:
+            return False
+        there, known = table[slot.leaf], storage.native
+        return there is known or isinstance(module, torch.jit.ScriptModule)
 
     def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
         names = LayerNames.of_slots(self.slots(), walk(self.native, lambda module: module._modules.items()))
@@ -191,9 +240,13 @@ class TorchHost(Host):
         return LAYERS.options(slot.options_layer)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
-        if self.native.training == train:  # setting the mode of each module costs more than a small network's pass
+        if self._is_in(train):  # setting the mode of each module costs more than a small network's pass
             return self.native(*inputs, **kwargs)
         return self._in_mode(train, self.native, *inputs, **kwargs)
+
+    def _is_in(self, train: bool) -> bool:
+        """Whether every module is in a mode: one may be in another than the root."""
+        return all(module.training is train for module in self._modules())
 
     def _in_mode(self, train: bool, run: Callable[..., Any], /, *inputs: Any, **kwargs: Any) -> Any:
         """Run in a mode, then give each module back the one it had, which need not be the root's."""
@@ -231,7 +284,8 @@ class TorchHost(Host):
     def copy(self, storage: Any, view: Layout | None = None) -> TorchStorage:
         values = storage.native.detach()
         values = values.clone() if view is None else view.apply(values, torch).clone().contiguous()
-        return self._storages.of(tnn.Parameter(values, requires_grad=storage.trainable), TorchStorage)
+        fresh = tnn.Parameter(values, requires_grad=storage.trainable)
+        return self._storages.of(fresh, TorchStorage, {"": fresh}, "")
 
     def gradient(
         self, run: Run, storages: Sequence[Any], train: bool
@@ -246,7 +300,7 @@ class TorchHost(Host):
             return loss.detach()
 
         def step(*batch: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
-            if self.native.training == train:
+            if self._is_in(train):
                 loss = forward_and_backward(*batch)
             else:
                 loss = self._in_mode(train, forward_and_backward, *batch)

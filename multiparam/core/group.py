@@ -42,10 +42,16 @@ class Group:
         self._way = paths.text(prefix) if way is None else way
         # Of slots, for the reason that Parameters hold one: a tie changes storages, not places. None: all there are.
         self._indices = indices
+        self._numbering = len(store.numberings)
 
     @property
     def _slots(self) -> Collection[int]:
-        return range(len(self._store.table.slots)) if self._indices is None else self._indices
+        if self._indices is None:
+            return range(len(self._store.table.slots))
+        if self._numbering != len(self._store.numberings):  # native code has added or removed parameters
+            self._indices = self._store.renumbered(self._indices, self._numbering - 1)
+            self._numbering = len(self._store.numberings)
+        return self._indices
 
     def _relative(self, index: int) -> str:
         path = self._store.table.slots[index].path
@@ -128,14 +134,16 @@ class Group:
         raise ParameterNotFound(f"{name!r} is a parameter, not a group.")
 
     def _by_name(self, name: str) -> Parameter | Group:
-        table = self._store.table
-        found = by_name(table, Found(self._prefix, self._way, self._slots), name)
+        found = by_name(self._store.table, Found(self._prefix, self._way, self._slots), name)
+        if found is None:
+            self._store.refresh()  # native code may have added it
+            found = by_name(self._store.table, Found(self._prefix, self._way, self._slots), name)
         if found is None:
             if (constant := self.buffers(aliases=True, persistent=False).get(name)) is not None:
                 return constant
             where = f" in {self._way!r}" if self._way else ""
-            known = [self._relative(i) for i in self._slots]
-            raise ParameterNotFound(f"No parameter {name!r}{where}. {paths.did_you_mean(name, known)}")
+            hint = paths.did_you_mean(name, [self._relative(i) for i in self._slots])
+            raise ParameterNotFound(f"No parameter {name!r}{where}. {hint}")
         return parameter_at(self._store, found) if isinstance(found, int) else self._group(found)
 
     def _by_position(self, position: int) -> Group:
@@ -154,6 +162,7 @@ class Group:
         Returns:
             Name, relative to the group, -> Parameter, in definition order; read-only.
         """
+        self._store.refresh(listing=False)
         return self._mapping(buffers=False, aliases=aliases)
 
     def buffers(self, aliases: bool = False, *, persistent: bool = True) -> Mapping[str, Parameter]:
@@ -167,14 +176,14 @@ class Group:
         Returns:
             Name, relative to the group, -> Parameter, in definition order; read-only.
         """
+        self._store.refresh(listing=False)
         if not persistent:
             return constants_below(self._store, self._prefix, self._slots, aliases)
         return self._mapping(buffers=True, aliases=aliases)
 
     def _mapping(self, buffers: bool, aliases: bool) -> Mapping[str, Parameter]:
         names, slots = self._store.table.names, self._store.table.slots
-        chosen: dict[str, Parameter] = {}
-        listed: set[int] = set()  # ids of storages
+        chosen, listed = dict[str, Parameter](), set[int]()  # ids of storages
         for i in self._slots:
             slot = slots[i]
             if slot.buffer is not buffers or (not aliases and id(slot.storage) in listed):
@@ -228,6 +237,7 @@ class Group:
             >>> list(net.select("*.bias").parameters()), list(net.select(kind="layer*").parameters())
             (['0.bias', '1.bias'], ['1.weight', '1.bias'])
         """
+        self._store.refresh()
         store, slots = self._store, self._store.table.slots
         predicates = [_predicate(selector) for selector in selectors] or [lambda parameter, names: True]
         # By storage first: a parameter that is tied is chosen by any of its names, and then under all it has here.
@@ -277,6 +287,7 @@ class Group:
             >>> _ = net.init(mp.init.normal(std=0.01), "*.weight", "weight", seed=1)
             >>> _ = net.init(mp.init.constant(1), kind="linear")
         """
+        self._store.refresh()
         group = self.select(*selectors, kind=kind) if selectors or kind else self
         fill(self._store, list(group), function, seed)
         return group
@@ -310,6 +321,7 @@ class Group:
         return self._set_trainable(True, selectors, kind)
 
     def _set_trainable(self, flag: bool, selectors: tuple[Selector, ...], kind: str | None) -> Group:
+        self._store.refresh()
         group = self.select(*selectors, kind=kind) if selectors or kind else self
         store, chosen = self._store, [storage_of(p) for p in group]
         # Frameworks freeze whole native arrays: where one holds several parameters, all of them or none.
@@ -327,8 +339,8 @@ class Group:
         Returns:
             Name, relative to the group, -> an array independent of the model, in canonical layout.
         """
-        parameters = {**self.parameters(), **self.buffers()}
-        return {name: p.value if native else p.numpy() for name, p in parameters.items()}
+        self._store.refresh()
+        return {n: p.value if native else p.numpy() for n, p in {**self.parameters(), **self.buffers()}.items()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, *, cast: bool = False) -> Loaded:
         """Write arrays by name, parameters and buffers. Everything is checked before anything is written.
@@ -384,4 +396,5 @@ def store_of(group: Group) -> Store:
 def named_parameters(group: Group) -> dict[str, Parameter]:
     """Every name of every parameter and buffer, relative to the group. A transposed alias has a Parameter of its own,
     with the same ``names``."""
+    group._store.refresh()
     return {**group.parameters(aliases=True), **group.buffers(aliases=True)}

@@ -189,6 +189,7 @@ class Model(Group):
         Returns:
             The names of each group, in definition order.
         """
+        self._store.refresh()
         if repair:
             ties.repair(self._store)
         return self._store.table.groups()
@@ -220,6 +221,7 @@ class Model(Group):
             >>> net.tie("1.weight", "0.weight", transpose=True).shape, net.ties()
             ((3, 2), [('0.weight', '1.weight')])
         """
+        self._store.refresh()
         ties.tie(self._store, target, source, transpose)
         return self.parameter(target)
 
@@ -237,11 +239,15 @@ class Model(Group):
             TieError: It is not tied, or all its names are one layer used at several positions: one layer has one
                 weight.
         """
+        self._store.refresh()
         ties.untie(self._store, name)
         return self.parameter(name)
 
     def check(self) -> list[tuple[str, ...]]:
         """Look at the native model again, for ties that it has lost.
+
+        Parameters that native code has replaced, added or removed since the last look are taken as they are now, and a
+        :class:`MultiparamWarning` names them, as at every verb on the whole model.
 
         Frameworks lose ties without a word: torch's ``load_state_dict(assign=True)`` puts a tensor in each name's
         place, and a reloaded or mapped copy, given as ``net.native = copy``, may hold one for each.
@@ -250,17 +256,17 @@ class Model(Group):
         Returns:
             The known ties the model no longer has, each as the names that were one.
 
-        Raises:
-            Unsupported: The model's parameters are not those wrapped.
-
             >>> import torch
             >>> native = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
             >>> net = mp.wrap(native)
             >>> _ = net.tie("1.weight", "0.weight")
             >>> _ = native.load_state_dict({k: v.clone() for k, v in native.state_dict().items()}, assign=True)
+            >>> import warnings
+            >>> warnings.simplefilter("ignore", mp.MultiparamWarning)  # it says which parameters were replaced
             >>> net.check(), net.ties(repair=True), net.check()
             ([('0.weight', '1.weight')], [('0.weight', '1.weight')], [])
         """
+        self._store.refresh()
         return ties.broken(self._store)
 
     def options(self) -> dict[str, dict[str, Any]]:

@@ -38,15 +38,20 @@ class Parameter:
 
     @property
     def _slot(self) -> Slot:
-        return self._store.table.slots[self._index]
+        return self._store.slot(self._index)
 
     @property
     def _storage(self) -> Storage:
-        return self._store.table.slots[self._index].storage
+        return self._store.slot(self._index).storage
+
+    def move(self, index: int) -> None:
+        """Be the slot of another number: the table has others than before. -1: it is gone from the model."""
+        self._index = index
 
     @property
     def name(self) -> str:
         """The first of its names, in definition order, that shows it in this shape: see :meth:`Model.tie`."""
+        self._store.slot(self._index)
         return self._store.table.names[self._index]
 
     @property

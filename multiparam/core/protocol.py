@@ -67,6 +67,28 @@ class Host(Protocol):
         """
         return []
 
+    def fingerprint(self) -> Any:
+        """What tells cheaply whether native code has put other parameters or layers into the model.
+
+        Asked at each step and each verb on the whole model; a listing is then read again only where it changed.
+
+        Returns:
+            What compares equal as long as :meth:`slots` would list the same storages; None, as by default: nothing
+            tells, so the verbs that take long anyway list the model anew.
+        """
+        return None
+
+    def holds(self, slot: Slot) -> bool:
+        """Whether a slot's place still is in the model, and has the slot's storage: asked at each read and write.
+
+        Args:
+            slot: One that :meth:`slots` has listed.
+
+        Returns:
+            True by default, as for a framework whose storages cannot be replaced.
+        """
+        return True
+
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         """The forward pass.
 

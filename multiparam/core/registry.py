@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
@@ -247,8 +249,9 @@ def info(name: str) -> BackendInfo:
 
 
 # Two of them: what a process selects holds in every thread, while a context variable does not leave its task.
-_default: str | None = None
-_local: ContextVar[str | None] = ContextVar("multiparam_backend", default=None)
+_process: list[tuple[str, weakref.ref[use]]] = []  # the selections in order; the last one holds
+_local: ContextVar[tuple[str, ...]] = ContextVar("multiparam_backend", default=())
+_lock = threading.Lock()
 
 
 class use:
@@ -269,25 +272,30 @@ class use:
     """
 
     def __init__(self, name: str) -> None:
-        global _default
         info(name).require()
         self.name = name
-        self._before, _default = _default, name
+        with _lock:
+            # One that nobody holds can become no block's any more: only the last of these can hold again.
+            dead = [each for each in _process if each[1]() is None]
+            _process[:] = [each for each in _process if each not in dead[:-1]]
+            _process.append((name, weakref.ref(self)))
 
     def __enter__(self) -> use:
-        # A block is for this context only: hand the process-wide default back.
-        global _default
-        _default = self._before
-        self._token = _local.set(self.name)
+        # A block is for this context only: the process' selection is again what it is without this one, whatever other
+        # threads have selected meanwhile.
+        with _lock:
+            _process[:] = [each for each in _process if each[1]() is not self]
+        _local.set((*_local.get(), self.name))
         return self
 
     def __exit__(self, *_: object) -> None:
-        _local.reset(self._token)
+        _local.set(_local.get()[:-1])
 
 
 def selected(explicit: str | None = None) -> str:
     """The name in force: the argument, a ``with`` block, :class:`use`, the environment, or the only one installed."""
-    name = explicit or _local.get() or _default or os.environ.get(VARIABLE)
+    inside, process = _local.get(), tuple(name for name, _ in _process)
+    name = explicit or (inside or process or (os.environ.get(VARIABLE, ""),))[-1]
     if name:
         return info(name).name
     installed = [name for name, status in backends().items() if status]

@@ -6,17 +6,19 @@ understood, and imported, before the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from ..errors import MultiparamWarning, ParameterNotFound
 from .arrays import numpy_dtype
 from .composite import Packed
 from .distances import EPS
 from .protocol import Adapter, Array, Host, Slot
-from .table import Table
+from .table import Table, Tie
 
 
 class Store:
@@ -52,6 +54,9 @@ class Store:
         self.views: dict[int, Any] = {}
         self.named: dict[str, Any] = {}
         self.listed: dict[tuple[bool, bool], Any] = {}
+        # The names under each numbering of the slots that there has been: views and groups hold numbers.
+        self.numberings: list[list[str]] = [self.table.names]
+        self._seen = host.fingerprint()
 
     def _slots(self, host: Host) -> list[Slot]:
         return host.constants() if self._of_constants else host.slots()
@@ -81,12 +86,89 @@ class Store:
 
     def reread(self, *, keep_known: bool = False) -> None:
         """The slots may be bound to other storages than before; with ``keep_known``, the known ties stay."""
-        self.changed()
-        self.table = self.read_table(self.host)
-        self.listed.clear()
-        self.named.clear()
+        self._take(self.read_table(self.host))
         if not keep_known:
             self.known_ties = self.table.ties()
+
+    def refresh(self, *, listing: bool = True) -> None:
+        """Read the model again where native code has changed it since the last look, and say what changed.
+
+        Every verb on the whole model begins with this. Where the framework has no cheap sign of a change, the model is
+        listed anew, unless ``listing`` is false: steps and listings, which loops repeat, ask for no more than the sign.
+        """
+        if self.tracing or self._of_constants:
+            return
+        seen = self.host.fingerprint()
+        if (seen == self._seen) if seen is not None else not listing:
+            return
+        before, table = self.table, self.read_table(self.host)
+        text = _changes(before, table)
+        if seen is None and not text:
+            return
+        self._take(table)
+        self._remember_ties()
+        if text:
+            warnings.warn(
+                f"The native model has changed since multiparam last looked: {text}. What follows acts on what the "
+                "model holds now.",
+                MultiparamWarning,
+                stacklevel=3,
+            )
+
+    def slot(self, index: int) -> Slot:
+        """A slot as the model has it now.
+
+        Raises:
+            ParameterNotFound: Native code has removed it.
+        """
+        if index >= 0:
+            slot = self.table.slots[index]
+            if self.tracing or self.host.holds(slot):
+                return slot
+            name = self.table.names[index]
+            if self._of_constants:
+                self.reread()
+            self.refresh()
+            if name in self.table.by_name:
+                return self.table.slots[self.table.by_name[name]]
+        raise ParameterNotFound("The native model has no longer the parameter or buffer that this was.")
+
+    def renumbered(self, indices: Sequence[int], numbering: int) -> tuple[int, ...]:
+        """The slots of an earlier numbering that are still there, by their names, in today's.
+
+        Raises:
+            ParameterNotFound: Native code has removed all of them.
+        """
+        names, by_name = self.numberings[numbering], self.table.by_name
+        there = tuple(by_name[names[i]] for i in indices if names[i] in by_name)
+        if indices and not there:
+            raise ParameterNotFound(
+                f"The native model has no longer {names[indices[0]]!r}, nor the rest of this group."
+            )
+        return there
+
+    def _take(self, table: Table) -> None:
+        """Go on with another table. Where its names are others, what holds a slot's number gets the new one."""
+        self.changed()
+        before, self.table = self.table, table
+        self._seen = self.host.fingerprint()
+        self.listed.clear()
+        self.named.clear()
+        if table.names != before.names:
+            self.numberings.append(table.names)
+            views, self.views = self.views, {}
+            for index, view in views.items():
+                now = table.by_name.get(before.names[index], -1) if index >= 0 else -1
+                view.move(now)
+                if now >= 0:
+                    self.views[now] = view
+
+    def _remember_ties(self) -> None:
+        """Known ties stay known as far as their names are there, so that one lost can be mended; new ones are added."""
+        known = [[tie for tie in group if tie.name in self.table.by_name] for group in self.known_ties]
+        known = [group for group in known if len(group) > 1]
+        names = {tie.name for group in known for tie in group}
+        self.known_ties = known + [group for group in self.table.ties() if not names & {tie.name for tie in group}]
 
     @contextmanager
     def tracing_with(self, host: Host, train: bool) -> Iterator[None]:
@@ -116,6 +198,29 @@ class Store:
         if array.dtype.kind == "f" and (dtype := self.dtype) is not None:
             array = array.astype(numpy_dtype(dtype), copy=False)
         return self.adapter.from_numpy(array)
+
+
+def _changes(before: Table, now: Table) -> str:
+    """What differs between two tables, in words; nothing where each name is bound as before."""
+    old = {name: slot.storage for name, slot in zip(before.names, before.slots, strict=True)}
+    new = {name: slot.storage for name, slot in zip(now.names, now.slots, strict=True)}
+    # What is in the place of a tied storage has replaced one tensor, under all its names.
+    kinds = {
+        "replaced": [name for name in new if name in old and new[name] is not old[name]],
+        "added": [name for name in new if name not in old],
+        "gone": [name for name in old if name not in new],
+        "no longer tied": [name for group in before.ties() if _parted(group, new) for name, _ in group],
+    }
+    return "; ".join(f"{_some(names)} {what}" for what, names in kinds.items() if names)
+
+
+def _parted(group: list[Tie], storages: dict[str, Any]) -> bool:
+    return len({id(storages[name]) for name, _ in group if name in storages}) > 1
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(map(repr, names[:4])) + more
 
 
 Objective = Callable[..., Any]  # objective(*batch) -> a native scalar

@@ -7,7 +7,7 @@ leaf), such as the weight of a layer that is used at two positions. A place is b
 from __future__ import annotations
 
 from .. import paths
-from ..errors import ShapeError, TieError, Unsupported
+from ..errors import ShapeError, TieError
 from .composite import PackedSlot, bases, row_of
 from .layouts import TRANSPOSED, Layout, join
 from .parameter import parameter_at
@@ -137,13 +137,9 @@ def _inverse(layout: Layout | None) -> Layout | None:
 def broken(store: Store) -> list[tuple[str, ...]]:
     """See :meth:`Model.check`. The model's table is up to date afterwards."""
     # The model is the truth: it is listed anew, since users change it, and frameworks lose ties, without telling us.
-    before, known = store.table, store.known_ties
     store.reread(keep_known=True)
-    if store.table.names != before.names:
-        store.table = before
-        raise Unsupported("The native model has other parameters than when it was wrapped. Wrap it again.")
     slots, by_name = store.table.slots, store.table.by_name
-    lost = [group for group in known if len({id(slots[by_name[name]].storage) for name, _ in group}) > 1]
+    lost = [group for group in store.known_ties if len({id(slots[by_name[name]].storage) for name, _ in group}) > 1]
     return [tuple(name for name, _ in group) for group in lost]
 
 

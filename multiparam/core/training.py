@@ -111,6 +111,7 @@ class Step:
 
     def __call__(self, *batch: Any) -> tuple[Array, Gradients]:
         store = self._store
+        store.refresh(listing=False)
         if self._version != store.version:
             self._compile()
         loss, native = self._step(*[store.native_array(x) for x in batch])
@@ -160,6 +161,7 @@ class Optimizer:
 
     def _current(self) -> NativeOptimizer:
         # The storages themselves, not the store's version: freezing changes that too, and moments must outlive it.
+        self._store.refresh(listing=not self._steps)
         storages = self._store.table.storages()
         if self._native is None or [id(s) for s in storages] != [id(s) for s in self._storages]:
             if self._steps and self.name != "sgd":

@@ -574,7 +574,7 @@ Install = Callable[..., None]
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Call it with backends: they are the only ones registered, and nothing is selected."""
-    monkeypatch.setattr(registry, "_default", None)
+    monkeypatch.setattr(registry, "_process", [])
     monkeypatch.delenv(registry.VARIABLE, raising=False)
 
     def register(*found: registry.BackendInfo | Point) -> None:

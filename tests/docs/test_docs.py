@@ -31,7 +31,7 @@ MODULES = [
 @pytest.mark.needs("torch", "jax")
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.strip().splitlines()[-1][:40])
 def test_the_readmes_code_runs(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multiparam.core.registry._default", None)
+    monkeypatch.setattr("multiparam.core.registry._process", [])
     exec(compile(block, "README.md", "exec"), {})
 
 
