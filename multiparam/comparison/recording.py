@@ -147,6 +147,11 @@ def _check(document: dict[str, Any], file: TensorFile, path: Path) -> None:
         wrong += [f"there is no array {name!r}" for name in _tensor_names(document) if name not in file]
         for name, model in document.get("models", {}).items():
             wrong += [f"{name!r} has no pass in {dtype}" for dtype in model["dtypes"] if dtype not in model["passes"]]
+            wrong += [
+                f"{name!r} has not as many names as outputs in {dtype}"
+                for dtype, each in model["passes"].items()
+                if len(each.get("output_names", each["outputs"])) != len(each["outputs"])
+            ]
         wrong += _network_problems(document.get("networks", {"runs": []}))
         if not document.get("models") and not document.get("networks", {}).get("runs"):
             wrong.append("there are no models in it")

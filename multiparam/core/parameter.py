@@ -45,7 +45,11 @@ class Parameter:
         return self._store.slot(self._index).storage
 
     def move(self, index: int) -> None:
-        """Be the slot of another number: the table has others than before. -1: it is gone from the model."""
+        """Be the slot of another number, since native code has changed what the model holds. The store calls it.
+
+        Args:
+            index: The slot's number in today's table; -1: it is gone from the model.
+        """
         self._index = index
 
     @property

@@ -215,7 +215,7 @@ def test_verification_needs_no_output() -> None:
 
 def test_models_that_disagree_exit_with_1_and_nothing_is_written() -> None:
     said = done("nets.py:one", "nets.py:sharp", "--verify", "x.npz", "--output", "w.pt", code=1)
-    assert "the models DISAGREE" in said and "They part first at layer 2" in said
+    assert "the models DISAGREE" in said and "They part first at what is between layers 0 and 2" in said
     assert "w.pt was not written." in said
     assert not Path("w.pt").exists()
 
