@@ -9,7 +9,7 @@ STEPS ?= 20
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: compare test check coverage bench modern slow mutants mutation soak matrix record-default record-modern judge corpora manifests clean
+.PHONY: compare test check coverage bench modern slow durations mutants mutation soak matrix record-default record-modern judge corpora manifests docs clean
 
 compare: $(VENV)/.ready
 	@$(BIN)/multiparam compare
@@ -20,6 +20,12 @@ test: $(VENV)/.ready
 
 slow:
 	@$(MAKE) --no-print-directory test ARGS=--slow
+
+# Which of the quick tests are too slow for that: they are run and tests/slow.txt is written anew, from what each took.
+durations: $(VENV)/.ready
+	@mkdir -p build && : > tests/slow.txt
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --durations=0 --durations-min=0.1 > build/durations.txt
+	$(BIN)/python tools/slow_tests.py < build/durations.txt
 
 # Which lines and branches the tests reach; a report in the terminal and build/coverage.xml.
 coverage: $(VENV)/.ready
@@ -34,14 +40,18 @@ mutants: $(VENV)/.ready
 mutation: $(VENV)/.ready
 	@$(BIN)/python tools/mutation.py --jobs $(JOBS)
 
-# 10,000 random networks and as many sequences of operations in each backend: hours. One backend: SOAK="--backend torch".
+# 10,000 random networks, as many sequences of operations, and as many with native changes, in each backend: hours. One backend: SOAK="--backend torch".
 soak: $(VENV)/.ready
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --hypothesis-profile=soak $(SOAK) multiparam/testing/test_property.py
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --hypothesis-profile=soak $(SOAK) multiparam/testing/test_property.py tests/core/test_truth.py
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site of docs/, every link and reference held, into build/site.
+docs: $(VENV)/.ready
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.ready
 	@$(BIN)/python benchmarks/bench.py
@@ -68,6 +78,7 @@ judge: $(JUDGE)/.ready
 # Models that others wrote twice, and whether weights move between them without a rule: an hour. CORPORA="--only 'Bert*'"
 corpora: $(PAIRS)/.ready
 	@mkdir -p build
+	$(PAIRS)/bin/python examples/silero_vad_in_flax.py
 	$(PAIRS)/bin/python tools/corpora/run.py --json build/corpora.json --markdown build/corpora.md $(CORPORA)
 
 # The names, kinds and shapes of some of them, for the tests of matching.

@@ -14,6 +14,7 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,10 +27,29 @@ settings.load_profile("timeless")
 
 @pytest.hookimpl(tryfirst=True)  # before the kit's, which skips what is slow
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked ``quick(glob, ...)``, the parametrizations that no glob fits are slow ones."""
+    """Slow are the tests that tests/slow.txt lists, and what no glob of a test's mark ``quick(glob, ...)`` fits."""
+    measured = {*(Path(__file__).parent / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()}
     for item in items:
+        if item.nodeid in measured:
+            item.add_marker(pytest.mark.slow)
         quick = item.get_closest_marker("quick")
         if quick is not None and not any(fnmatchcase(item.callspec.id, glob) for glob in quick.args):  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.slow)
+    for name, count in ROTATED.items():
+        rotate([item for item in items if getattr(item, "originalname", "") == name], count)
+
+
+# Tests of the kit that run every layer in every backend, whose steps are compiled: in how many backends the quick run
+# has each layer. In the backends' turn, so that each of these has its share; what layers compute is tested in all.
+ROTATED = {"test_a_layer_agrees_with_float64_in_float32": 1, "test_gradients_are_the_slope_of_the_loss": 2}
+
+
+def rotate(items: list[Any], count: int) -> None:
+    """Of a test of cases and backends, leave each case so many backends, in turn; the rest are slow ones."""
+    backends, cases = ([*dict.fromkeys(each.callspec.params[key] for each in items)] for key in ("backend", "case"))
+    for item in items:
+        place = backends.index(item.callspec.params["backend"]) + cases.index(item.callspec.params["case"])
+        if place % len(backends) >= count:
             item.add_marker(pytest.mark.slow)
 
 

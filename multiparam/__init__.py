@@ -34,13 +34,35 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "nn": ("nn", None),
     "init": ("initializers", None),
     "losses": ("losses", None),
+    "zoo": ("zoo", None),
     "errors": ("errors", None),
     "MultiparamError": ("errors", "MultiparamError"),
     "MultiparamWarning": ("errors", "MultiparamWarning"),
+    "BackendMissing": ("errors", "BackendMissing"),
+    "BackendUnknown": ("errors", "BackendUnknown"),
+    "DoesNotRun": ("errors", "DoesNotRun"),
+    "DtypeError": ("errors", "DtypeError"),
+    "FileError": ("errors", "FileError"),
+    "InvalidArgument": ("errors", "InvalidArgument"),
+    "NoGradient": ("errors", "NoGradient"),
+    "NoValues": ("errors", "NoValues"),
+    "PackageMissing": ("errors", "PackageMissing"),
+    "ParameterNotFound": ("errors", "ParameterNotFound"),
+    "PositionError": ("errors", "PositionError"),
+    "ShardError": ("errors", "ShardError"),
+    "ShapeError": ("errors", "ShapeError"),
+    "StateError": ("errors", "StateError"),
+    "TieError": ("errors", "TieError"),
+    "TransferError": ("errors", "TransferError"),
+    "UnknownShapes": ("errors", "UnknownShapes"),
+    "Unrecognised": ("errors", "Unrecognised"),
+    "Unsupported": ("errors", "Unsupported"),
+    "UnsupportedAttribute": ("errors", "UnsupportedAttribute"),
+    "WrongType": ("errors", "WrongType"),
 }
 
 if TYPE_CHECKING:
-    from . import errors, losses, nn
+    from . import errors, losses, nn, zoo
     from . import initializers as init
     from .comparison.models import compare, record
     from .core.arrays import to_numpy
@@ -51,23 +73,67 @@ if TYPE_CHECKING:
     from .core.parameter import Parameter
     from .core.recorder import Recorder
     from .core.registry import backends, use
-    from .errors import MultiparamError, MultiparamWarning
+    from .errors import (
+        BackendMissing,
+        BackendUnknown,
+        DoesNotRun,
+        DtypeError,
+        FileError,
+        InvalidArgument,
+        MultiparamError,
+        MultiparamWarning,
+        NoGradient,
+        NoValues,
+        PackageMissing,
+        ParameterNotFound,
+        PositionError,
+        ShapeError,
+        ShardError,
+        StateError,
+        TieError,
+        TransferError,
+        UnknownShapes,
+        Unrecognised,
+        Unsupported,
+        UnsupportedAttribute,
+        WrongType,
+    )
     from .transfers.apply import transfer
     from .transfers.plan import plan
     from .weights.files import load, save
     from .weights.formats import read
 
 __all__ = [
+    "BackendMissing",
+    "BackendUnknown",
+    "DoesNotRun",
+    "DtypeError",
+    "FileError",
     "Group",
+    "InvalidArgument",
     "Model",
     "MultiparamError",
     "MultiparamWarning",
+    "NoGradient",
+    "NoValues",
+    "PackageMissing",
     "Parameter",
+    "ParameterNotFound",
+    "PositionError",
+    "ShardError",
     "Recorder",
+    "ShapeError",
+    "StateError",
+    "TieError",
+    "TransferError",
+    "UnknownShapes",
+    "Unrecognised",
+    "Unsupported",
+    "UnsupportedAttribute",
+    "WrongType",
     "backends",
     "build",
     "compare",
-    "record",
     "errors",
     "init",
     "load",
@@ -75,13 +141,28 @@ __all__ = [
     "nn",
     "plan",
     "read",
+    "record",
     "register_layer",
     "save",
     "to_numpy",
     "transfer",
     "use",
     "wrap",
+    "zoo",
 ]
+
+
+def _prepare_selected() -> None:
+    """What selecting a backend does to its import, where the environment selects one."""
+    import os
+
+    if name := os.environ.get("MULTIPARAM_BACKEND"):
+        from .core.registry import prepare_imports
+
+        prepare_imports([name])
+
+
+_prepare_selected()
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,8 @@ from . import nn, paths
 from .core.architecture import Architecture, Node, data_permutation, infer_shapes
 from .core.arrays import contiguous, numpy_dtype
 from .core.composite import Composite, Leaf, attention, fold, gates
-from .core.identity import LayerNames, Place, Storages, hook_calls, temporarily, walk, watch_calls
+from .core.identity import Holders, LayerNames, Place, Storages, hook_calls, temporarily, walk, watch_calls
+from .core.inputs import Inputs
 from .core.layers import (
     GATED,
     KINDS,
@@ -30,9 +31,12 @@ from .core.layers import (
     rank,
 )
 from .core.layouts import Layout, axes, inverse, join, permutation
+from .core.optimizing import require_known
 from .core.protocol import Activation, Adapter, Array, Host, NativeOptimizer, Piece, Run, Slot, Storage
 from .core.registry import BackendInfo
+from .core.slots import Box, KeptGradient, OnEnter
 from .core.state import ArraySpec
+from .core.training import compiled_if_possible, require_dependence
 from .errors import (
     DtypeError,
     FileError,
@@ -40,13 +44,15 @@ from .errors import (
     MultiparamWarning,
     PackageMissing,
     ShapeError,
+    ShardError,
     TieError,
     UnknownShapes,
     Unrecognised,
     Unsupported,
     UnsupportedAttribute,
 )
-from .weights.formats import Stamp, flatten
+from .weights.formats import Stamp
+from .weights.trees import flatten
 
 __all__ = [
     "GATED",
@@ -58,12 +64,16 @@ __all__ = [
     "Array",
     "ArraySpec",
     "BackendInfo",
+    "Box",
     "ByClass",
     "Composite",
     "DtypeError",
     "FileError",
+    "Holders",
     "Host",
+    "Inputs",
     "InvalidArgument",
+    "KeptGradient",
     "LayerNames",
     "Layers",
     "Layout",
@@ -72,11 +82,13 @@ __all__ = [
     "MultiparamWarning",
     "NativeOptimizer",
     "Node",
+    "OnEnter",
     "PackageMissing",
     "Piece",
     "Place",
     "Run",
     "ShapeError",
+    "ShardError",
     "Slot",
     "Stamp",
     "Storage",
@@ -88,6 +100,7 @@ __all__ = [
     "UnsupportedAttribute",
     "attention",
     "axes",
+    "compiled_if_possible",
     "contiguous",
     "data_permutation",
     "flatten",
@@ -105,6 +118,8 @@ __all__ = [
     "per_axis",
     "permutation",
     "rank",
+    "require_dependence",
+    "require_known",
     "temporarily",
     "walk",
     "watch_calls",

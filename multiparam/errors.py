@@ -36,6 +36,14 @@ class UnknownShapes(MultiparamError, RuntimeError):
     """A model whose parameters do not exist, or have no shape, before its first forward pass."""
 
 
+class NoValues(MultiparamError, RuntimeError):
+    """A parameter that has a shape and no numbers: its model was made without memory."""
+
+
+class ShardError(MultiparamError, RuntimeError):
+    """An array of which this process holds a part only, where all of it is asked for."""
+
+
 class TieError(MultiparamError, ValueError):
     """A tie or untie that cannot be made."""
 
@@ -58,6 +66,18 @@ class InvalidArgument(MultiparamError, ValueError):
 
 class DoesNotRun(InvalidArgument, RuntimeError):
     """A model or an objective that raises on what it is given."""
+
+
+class NoGradient(InvalidArgument):
+    """A loss that depends on no trainable parameter.
+
+    Attributes:
+        switched_off: Whether it was computed without gradients on purpose, as under ``torch.no_grad``.
+    """
+
+    def __init__(self, message: str, switched_off: bool = False) -> None:
+        super().__init__(message)
+        self.switched_off = switched_off
 
 
 class WrongType(MultiparamError, TypeError):

@@ -4,6 +4,11 @@ Numbers are drawn by numpy's Philox generator (Salmon et al., 2011) keyed by (se
 layout, in float32 (orthogonal: float64), then converted to the parameter's dtype. So a result depends on neither the
 framework nor the order of parameters nor the number of threads, and a float64 twin holds the same numbers.
 
+Complex parameters get complex numbers around the same mean, whose variance, the mean of |z - mean|^2, is that of the
+real ones: half in each part, independently, as PyTorch has it. Orthogonal matrices are unitary ones then. A parameter
+that stacks layers, as ``linen.scan`` and ``nnx.vmap`` make them, is filled a layer at a time: fans and orthogonality
+are one layer's, and its number is part of the seed.
+
 Fans and gains are PyTorch's (``torch.nn.init._calculate_fan_in_and_fan_out``, ``calculate_gain``): for a weight
 (O, I, *k), fan_in = I * prod(k) and fan_out = O * prod(k). Arguments have the names and defaults of ``torch.nn.init``.
 
@@ -22,38 +27,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from .drawing import CHUNK, Initializer, Shape, draw, generator, real_of
 from .errors import InvalidArgument, ShapeError
 
-Shape = tuple[int, ...]
-# Numbers drawn per generator: large arrays are filled by several threads, in pieces that do not depend on how many.
-# It is a part of what a seed means: another size would give other numbers to every array above it.
-CHUNK = 1 << 18
-
-
-def generator(seed: int, name: str, chunk: int = 0) -> np.random.Generator:
-    """The random generator of one parameter.
-
-    Args:
-        seed: The seed that users give.
-        name: The canonical name.
-        chunk: Which piece of :data:`CHUNK` numbers of the flat array it is for.
-
-    Returns:
-        numpy's Philox, keyed by a 128-bit hash (BLAKE2b) of seed and name; its counter starts at ``chunk`` * 2^128.
-
-    >>> generator(0, "0.weight").random() == generator(0, "0.weight").random()
-    True
-    """
-    from hashlib import blake2b
-
-    # A hash of both, not seed + number: near seeds and near names must not give near, or shifted, streams. The zero
-    # byte keeps (1, "2a") and (12, "a") apart. Philox counts to 2^256, so 2^128 a chunk never run into the next one's.
-    digest = blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little"), counter=chunk << 128))
+__all__ = ["CHUNK", "Initializer", "draw", "generator"]  # beside what __dir__ lists
 
 
 def fans(shape: Shape) -> tuple[int, int]:
@@ -99,117 +79,6 @@ def gain(nonlinearity: str, slope: float | None = None) -> float:
     if nonlinearity not in known:
         raise InvalidArgument(f"No gain for {nonlinearity!r}; there are {', '.join([*known, 'leaky_relu'])}")
     return known[nonlinearity]
-
-
-class Initializer:
-    """A named initialiser: what the functions of this module give.
-
-    Args:
-        name: How it shows.
-        fill: ``fill(out, rng, shape)`` draws in place; ``out`` is flat where the initialiser is elementwise.
-        check: ``check(shape)`` raises, before anything is drawn, where the initialiser has no meaning for a shape.
-        elementwise: Whether each number is drawn by itself, so that pieces of an array can be.
-        dtype: What numbers are drawn in.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        fill: Callable[[np.ndarray, np.random.Generator, Shape], None],
-        check: Callable[[Shape], Any] | None = None,
-        elementwise: bool = True,
-        dtype: type = np.float32,
-    ) -> None:
-        self.name = name
-        self._fill = fill
-        self._check = check
-        self.elementwise = elementwise
-        self.dtype = dtype
-
-    def __repr__(self) -> str:
-        return f"mp.init.{self.name}"
-
-    def check(self, shape: Shape) -> None:
-        """See that the initialiser has a meaning for a shape.
-
-        Args:
-            shape: A canonical shape.
-
-        Raises:
-            ShapeError: It has none, such as a fan of a vector.
-        """
-        if self._check is not None:
-            self._check(shape)
-
-    def __call__(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
-        """An array drawn from one generator.
-
-        Args:
-            shape: A canonical shape.
-            rng: Where the numbers come from.
-
-        Returns:
-            The array, in the dtype that the initialiser draws in.
-        """
-        out: np.ndarray = np.empty(shape, self.dtype)
-        self._fill(out.reshape(-1) if self.elementwise else out, rng, shape)
-        return out
-
-    def parallel(self, shape: Shape, seed: int, name: str) -> np.ndarray:
-        """An array drawn by a few threads, each piece of :data:`CHUNK` numbers from a generator of its own.
-
-        Args:
-            shape: A canonical shape.
-            seed: The seed.
-            name: The canonical name.
-
-        Returns:
-            The array; the same whatever the number of threads.
-
-        Raises:
-            ShapeError: As :meth:`check`.
-        """
-        self.check(shape)
-        if not self.elementwise or math.prod(shape) <= CHUNK:
-            return self(shape, generator(seed, name))
-        import os
-        from concurrent.futures import ThreadPoolExecutor
-
-        out: np.ndarray = np.empty(shape, self.dtype)
-        flat = out.reshape(-1)
-
-        def work(chunk: int) -> None:
-            self._fill(flat[chunk * CHUNK : (chunk + 1) * CHUNK], generator(seed, name, chunk), shape)
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(work, range(-(-flat.size // CHUNK))))  # a list, so that an error in a thread is raised here
-        return out
-
-
-def draw(function: Callable[..., Any], shape: Shape, *, seed: int, name: str) -> np.ndarray:
-    """The canonical array that an initialiser gives a parameter.
-
-    Args:
-        function: An initialiser of this module, or ``f(shape, rng) -> array``.
-        shape: The canonical shape.
-        seed: The seed.
-        name: The canonical name.
-
-    Returns:
-        The array, not yet in the parameter's dtype.
-
-    Raises:
-        ShapeError: The initialiser has no meaning for the shape, or gives another one.
-    """
-    if isinstance(function, Initializer):
-        return function.parallel(shape, seed, name)
-    result = np.asarray(function(shape, generator(seed, name)))
-    if result.shape != shape:
-        raise ShapeError(
-            f"The initialiser {getattr(function, '__name__', function)!r} gave shape {result.shape} for "
-            f"{name!r}, which has {shape}"
-        )
-    return result
 
 
 def constant(value: float) -> Initializer:
@@ -269,6 +138,13 @@ def truncated_normal(mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: fl
         raise InvalidArgument(f"truncated_normal: only {inside:.1g} of a normal({mean}, {std}) lies in [{a}, {b}]")
 
     def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
+        if out.dtype.kind == "c":
+            parts = out.view(real_of(out.dtype))
+            fill(parts, rng, shape)
+            parts -= mean
+            parts /= math.sqrt(2)
+            out += mean
+            return
         _gauss(out, rng, mean, std)
         while True:
             outside = np.flatnonzero((out < a) | (out > b))
@@ -319,7 +195,9 @@ def kaiming_normal(a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "le
     """N(0, std) with std = gain / sqrt(fan) (He et al., 2015).
 
     Args:
-        a, mode, nonlinearity: As for :func:`kaiming_uniform`.
+        a: As for :func:`kaiming_uniform`, as the others are.
+        mode: Over which of the two sizes.
+        nonlinearity: What follows the layer.
 
     Raises:
         InvalidArgument: As there.
@@ -338,9 +216,13 @@ def orthogonal(gain: float = 1.0) -> Initializer:
 
     def fill(out: np.ndarray, rng: np.random.Generator, shape: Shape) -> None:
         rows, columns = shape[0], math.prod(shape[1:])
-        q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
-        q *= np.where(np.diag(r) < 0, -1.0, 1.0)  # makes the distribution uniform, and the result unique
-        out[...] = gain * (q if rows >= columns else q.T).reshape(shape)
+        drawn: np.ndarray = np.empty((max(rows, columns), min(rows, columns)), out.dtype)
+        _gauss(drawn.reshape(-1), rng, 0.0, 1.0)
+        q, r = np.linalg.qr(drawn)
+        diagonal = np.diag(r)
+        q = q * np.where(diagonal == 0, 1, diagonal / np.abs(np.where(diagonal == 0, 1, diagonal)))  # makes the
+        # distribution uniform, and the result unique
+        out[...] = gain * (q if rows >= columns else q.conj().T).reshape(shape)
 
     return Initializer(f"orthogonal({gain})", fill, fans, elementwise=False, dtype=np.float64)
 
@@ -357,7 +239,7 @@ def default(kind: str, leaf: str, weight: Shape) -> Initializer:
         U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for linear layers and convolutions, N(0, 1) for embeddings; ones for other
         weights and running variances, zeros for the rest.
     """
-    if kind in ("linear", "conv"):
+    if kind in ("linear", "conv", "conv_transpose"):
         bound = 1 / math.sqrt(fans(weight)[0]) if fans(weight)[0] else 0.0
         return uniform(-bound, bound)
     if kind == "embedding":
@@ -383,6 +265,10 @@ def _gauss_of(name: str, std: Callable[[Shape], float]) -> Initializer:
 
 # Both draw in place, in the dtype of ``out``: numpy would otherwise draw float64 and hold a second array.
 def _gauss(out: np.ndarray, rng: np.random.Generator, mean: float, std: float) -> None:
+    if out.dtype.kind == "c":
+        _gauss(out.view(real_of(out.dtype)), rng, 0.0, std / math.sqrt(2))
+        out += mean
+        return
     rng.standard_normal(out=out, dtype=out.dtype)
     if std != 1:
         out *= std
@@ -391,6 +277,17 @@ def _gauss(out: np.ndarray, rng: np.random.Generator, mean: float, std: float) -
 
 
 def _flat(out: np.ndarray, rng: np.random.Generator, a: float, b: float) -> None:
+    if out.dtype.kind == "c":
+        half = (b - a) / 2 / math.sqrt(2)
+        _flat(out.view(real_of(out.dtype)), rng, -half, half)
+        out += (a + b) / 2
+        return
     rng.random(out=out, dtype=out.dtype)
     out *= b - a
     out += a
+
+
+def __dir__() -> list[str]:  # what users look for in mp.init
+    named = ((name, f) for name, f in globals().items() if name[0] != "_" and name != "default")
+    made = {name: getattr(f, "__annotations__", {}) for name, f in named if callable(f)}  # a module's would be made
+    return [name for name, annotations in made.items() if annotations.get("return") == "Initializer"]

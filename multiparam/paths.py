@@ -58,6 +58,17 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
+def some(names: Iterable[str], most: int = 4) -> str:
+    """The first of many names, and how many more there are, for a sentence.
+
+    >>> some(["0.weight", "0.bias", "1.weight"], 2)
+    '0.weight, 0.bias and 1 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """A sentence with the nearest known name, or with some of the known ones.
 

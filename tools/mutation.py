@@ -1,4 +1,5 @@
-"""Mutation testing of what judges: does a test notice each small fault? ``make mutation`` prints the score.
+"""Mutation testing of what judges and of what matches: does a test notice each small fault? ``make mutation`` prints
+the score.
 
 mutmut plants the faults, one at a time, in a copy of the core, and runs those of the quick tests, which need no
 framework, that reach it. The exit status is 1 where of a module's faults fewer are noticed than the bar says. What is
@@ -25,14 +26,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BAR = 0.95
+# What matches, by functions, and its tests: recorded names, kinds and shapes.
+MATCHERS: Mapping[str, Sequence[str]] = {
+    "multiparam/transfers/containers.py": ["*"],
+    "multiparam/transfers/names.py": ["*"],
+    "multiparam/transfers/match.py": ["*"],
+    "multiparam/transfers/ranking.py": ["*"],
+    "multiparam/transfers/regroup.py": ["*"],
+}
+MATCHING_TESTS: Mapping[str, set[str]] = {
+    "tests/transfers/test_containers.py": set(),
+    "tests/transfers/test_evidence.py": set(),
+    "tests/transfers/test_regrouping.py": set(),
+    "tests/transfers/test_manifests.py": set(),
+}
 # What judges, by functions; Class.method for a class' own.
 JUDGES: Mapping[str, Sequence[str]] = {
     "multiparam/core/distances.py": ["*"],
     "multiparam/comparison/judge.py": ["*"],
     "multiparam/comparison/divergence.py": ["*"],
+    "multiparam/comparison/noise.py": ["*"],
     "multiparam/comparison/activations.py": ["*"],
     "multiparam/comparison/models.py": ["*"],
     "multiparam/comparison/pairs.py": ["*"],
+    "multiparam/comparison/by_plan.py": ["*"],
+    "multiparam/comparison/settling.py": ["*"],
     "multiparam/comparison/results.py": ["*"],
     "multiparam/comparison/networks.py": ["judge_networks", "label_columns", "_follow"],
     "multiparam/comparison/config.py": [
@@ -47,12 +65,16 @@ JUDGES: Mapping[str, Sequence[str]] = {
 TESTS: Mapping[str, set[str]] = {
     "tests/comparison/test_judging.py": set(),
     "tests/comparison/test_config.py": {"accept_known", "verdicts"},
+    "tests/comparison/test_noise.py": {"runs", "by_moves", "runs_from"},
 }
+FUNCTIONS = {**JUDGES, **MATCHERS}
+GROUPS = ((JUDGES, TESTS), (MATCHERS, MATCHING_TESTS))
+BESIDE = ("tests/support", "tests/transfers/manifests")  # what tests read or import
 CONFIG = """
 [tool.mutmut]
 source_paths = ["multiparam"]
 only_mutate = {modules}
-also_copy = ["conftest.py"]
+also_copy = ["conftest.py", "tests"]
 pytest_add_cli_args = ["-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests}
 timeout_multiplier = 2.0
@@ -62,6 +84,7 @@ use_git_change_detection = false
 
 DEFAULT, COPY = "it is the default", "it costs a copy, and is the same"
 NO_OBJECTS = "a digest is made before, which refuses objects"
+ONE_EACH = "both are made with as many"
 CHECKED = "the lengths have been compared"
 # Changes that nobody need notice, by function ("*": any), what was there and what is, as ast.unparse writes it: why.
 HARMLESS: Mapping[tuple[str, str, str], str] = {
@@ -83,10 +106,29 @@ HARMLESS: Mapping[tuple[str, str, str], str] = {
     ("_follow", "outputs_agree=False", "outputs_agree=None"): "it is as false",
     ("_subjects", "next(iter(models), '')", "next(iter(models), None)"): "it names no model either",
     ("_subjects", "next(iter(models), '')", "next(iter(models), 'XXXX')"): "it names no model either",
-    ("ReferenceJudge._parameters", "pair.histograms +=", "pair.histograms ="): "it is the first to add some",
-    ("ReferenceJudge._parameters", "pair.hints +=", "pair.hints ="): "it is the first to add some",
-    ("_largest", "(0.0, '')", "(0.0, 'XXXX')"): "nothing is beyond its bound by 0",
-    ("_small", "default=0.0", "default=1.0"): "without gradients none is measured",
+    ("ReferenceJudge._judge_parameters", "pair.histograms +=", "pair.histograms ="): "it is the first to add some",
+    ("ReferenceJudge._judge_parameters", "pair.hints +=", "pair.hints ="): "it is the first to add some",
+    ("ReferenceJudge.judge", "not pair.agrees and any", "not pair.agrees or any"): "the plan without it is the same",
+    ("ReferenceJudge._rounding", "return 0.0", "return 1.0"): "one eps is always within the bound",
+    ("settle_zeros", ", None)", ")"): "there is always one",
+    ("same_value", "0.0) >", "0.0) >="): "of one dtype either may be first",
+    ("same_value", "1.0)", "2.0)"): "no eps is as large",
+    ("settle_layers", ", None)", ")"): "there is always one",
+    ("settle_options", ", None)", ")"): "there is always one",
+    ("moved", "default_rng(0)", "default_rng(1)"): "other numbers are as good",
+    ("moved", "1 + size", "1 - size"): "moves go both ways alike",
+    ("largest", "(0.0, '')", "(0.0, 'XXXX')"): "nothing is beyond its bound by 0",
+    ("small", "default=0.0", "default=1.0"): "without gradients none is measured",
+    ("assignment", ", strict=True", ""): ONE_EACH,
+    ("assignment", "strict=True", "strict=None"): ONE_EACH,
+    ("assignment", "strict=True", "strict=False"): ONE_EACH,
+    ("by_words", "gain < GAIN", "gain <= GAIN"): "GAIN is no more exact than that",
+    ("_common", "len(b) + 1", "len(b) + 2"): "what is beyond the end is zero, and never read",
+    ("_numbering", "numbers < others", "numbers <= others"): "equal numbers have been left out",
+    ("_numbering", "others < numbers", "others <= numbers"): "equal numbers have been left out",
+    ("without_containers", ", strict=True", ""): ONE_EACH,
+    ("without_containers", "strict=True", "strict=None"): ONE_EACH,
+    ("without_containers", "strict=True", "strict=False"): ONE_EACH,
     ("_outputs_distance", ", strict=True", ""): CHECKED,
     ("_outputs_distance", "strict=True", "strict=None"): CHECKED,
     ("_outputs_distance", "strict=True", "strict=False"): CHECKED,
@@ -147,22 +189,24 @@ def replaced(line: str, was: str, is_now: str) -> list[str]:
 # -- a copy of the core, and mutmut in it
 
 
-def copied(folder: Path, modules: Sequence[str]) -> None:
+def copied(folder: Path, modules: Sequence[str], of_tests: Mapping[str, set[str]]) -> None:
     """The core, the tests and a configuration in a folder of their own."""
     shutil.copytree(ROOT / "multiparam", folder / "multiparam", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("conftest.py", *TESTS):
+    for name in BESIDE:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("conftest.py", *of_tests):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     for module in modules:
         path = folder / module
         path.write_text(undecorated(path.read_text("utf-8")), "utf-8")
-    config = CONFIG.format(modules=json.dumps(modules), tests=json.dumps([*tests()]))
+    config = CONFIG.format(modules=json.dumps(modules), tests=json.dumps([*tests(of_tests)]))
     (folder / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text("utf-8") + config, "utf-8")
 
 
-def tests() -> Iterator[str]:
+def tests(of_tests: Mapping[str, set[str]]) -> Iterator[str]:
     """The tests to run, as pytest names them."""
-    for path, wanted in TESTS.items():
+    for path, wanted in of_tests.items():
         if not wanted:
             yield path
         for node in ast.parse((ROOT / path).read_text("utf-8")).body if wanted else ():
@@ -186,7 +230,7 @@ def undecorated(source: str) -> str:
 
 def run(folder: Path, modules: Sequence[str], jobs: int) -> None:
     """Plant the faults of these modules. What mutmut says is seen on a terminal, or where it fails."""
-    names = [f"{dotted(module)}.{mangled(name)}__mutmut_*" for module in modules for name in JUDGES[module]]
+    names = [f"{dotted(module)}.{mangled(name)}__mutmut_*" for module in modules for name in FUNCTIONS[module]]
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *names]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""}
     out = None if sys.stdout.isatty() else subprocess.PIPE
@@ -220,7 +264,7 @@ def found(folder: Path, module: str) -> list[Mutant]:
         name = key.rpartition(".")[2]
         mangled = name.partition("__mutmut_")[0]
         function = mangled.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
-        if any(fnmatchcase(function, judge) for judge in JUDGES[module]):
+        if any(fnmatchcase(function, judge) for judge in FUNCTIONS[module]):
             before, after = functions[f"{mangled}__mutmut_orig"], functions[name]
             before.name = after.name = function.rpartition(".")[2]
             mutants.append(Mutant(module, function, before, after, status_by_exit_code[code]))
@@ -262,17 +306,21 @@ def score(mutants: Sequence[Mutant]) -> float:
 def main() -> int:
     """What is missed, the table and the score; exit status 0 where each module's is above the bar."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("modules", nargs="*", help="parts of the names of modules; all that judge, where there is none")
+    parser.add_argument("modules", nargs="*", help="parts of the names of modules; all, where there is none")
     parser.add_argument("--jobs", type=int, default=2, help="how many faults are looked at together")
     asked = parser.parse_args()
-    modules = [module for module in JUDGES if any(part in module for part in asked.modules or [""])]
-    if not modules:
-        parser.error(f"none of {', '.join(JUDGES)} is of such a name")
+    wanted = [module for module in FUNCTIONS if any(part in module for part in asked.modules or [""])]
+    if not wanted:
+        parser.error(f"none of {', '.join(FUNCTIONS)} is of such a name")
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="multiparam-mutation-") as name:
-        copied(Path(name), modules)
-        run(Path(name), modules, asked.jobs)
-        mutants = {module: found(Path(name), module) for module in modules}
+    mutants: dict[str, list[Mutant]] = {}
+    for functions, of_tests in GROUPS:
+        modules = [module for module in functions if module in wanted]
+        if modules:
+            with tempfile.TemporaryDirectory(prefix="multiparam-mutation-") as name:
+                copied(Path(name), modules, of_tests)
+                run(Path(name), modules, asked.jobs)
+                mutants |= {module: found(Path(name), module) for module in modules}
     everything = [each for of_module in mutants.values() for each in of_module]
     missed = [each for each in everything if not each.noticed and not each.harmless]
     print(*missed, "", sep="\n\n")

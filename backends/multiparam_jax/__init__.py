@@ -9,6 +9,7 @@ backend = BackendInfo(
     requires=("jax", "flax", "optax"),
     adapter="multiparam_jax.adapter:JaxAdapter",
     install='pip install "multiparam[jax]"',
-    reads={".msgpack": "multiparam_jax.files:read"},
-    writes={".msgpack": "multiparam_jax.files:write"},
+    reads={".msgpack": "multiparam_jax.files:read", "orbax/": "multiparam_jax.orbax:read"},
+    writes={".msgpack": "multiparam_jax.files:write", ".orbax/": "multiparam_jax.orbax:write"},
+    aliases=("flax", "linen", "nnx"),
 )

@@ -20,12 +20,13 @@ from .arrays import NAMESPACE, from_numpy, scope
 from .build import chain
 from .linen import LinenHost, host_for, zeros
 from .nnx import NnxHost
+from .sharded import whole
 
 
 class JaxAdapter(mpa.Adapter):
     """flax.linen, flax.nnx and optax."""
 
-    def wrap(self, native: Any, inputs: tuple[Any, ...], variables: Any = None, seed: int = 0) -> mpa.Host:
+    def wrap(self, native: Any, inputs: mpa.Inputs, variables: Any = None, seed: int = 0) -> mpa.Host:
         if isinstance(native, flax_linen.Module):
             return host_for(native, inputs, variables, seed)
         if isinstance(native, flax_nnx.Module):
@@ -35,12 +36,12 @@ class JaxAdapter(mpa.Adapter):
     def build(self, architecture: mpa.Architecture, dtype: str) -> LinenHost:
         module = chain(architecture, dtype)
         x = np.zeros((2, *architecture.input), architecture.dtype)
-        return host_for(module, (x,), zeros(module, x, dtype), 0)
+        return host_for(module, mpa.Inputs((x,)), zeros(module, x, dtype), 0)
 
     def to_numpy(self, array: Any) -> np.ndarray:
         if isinstance(array, flax_nnx.Variable):
             array = array[...]
-        return np.asarray(array)
+        return np.asarray(whole(array))
 
     def from_numpy(self, array: np.ndarray) -> jax.Array:
         return from_numpy(array)
@@ -52,10 +53,14 @@ class JaxAdapter(mpa.Adapter):
         return array  # immutable
 
     def mse(self, prediction: Any, target: Any) -> Any:
-        return jnp.mean((prediction - target) ** 2)
+        with scope([prediction.dtype]):
+            return jnp.mean((prediction - target) ** 2)
 
-    def cross_entropy(self, logits: Any, labels: Any) -> Any:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    def cross_entropy(self, logits: Any, labels: Any, ignore_index: int) -> Any:
+        with scope([logits.dtype]):
+            kept = labels != ignore_index
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(kept, labels, 0))
+            return losses.mean(where=kept)
 
     def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
         module = getattr(function, "__module__", None) or ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,12 +74,11 @@ NAMESPACE = SimpleNamespace(
 )
 
 
-class ArrayStorage:
+class ArrayStorage(mpa.KeptGradient):
     """A storage over an immutable array that somebody holds: here this object itself, as its ``native``."""
 
     def __init__(self, native: Any, trainable: bool = True) -> None:
         self.native = native
-        self.gradient: jax.Array | None = None
         self._trainable = trainable
 
     @property
@@ -122,12 +120,6 @@ class ArrayStorage:
         like = self.get()
         self.set(jax.device_put(array, like.sharding) if like.committed else array)
 
-    def grad(self) -> jax.Array | None:
-        return self.gradient
-
-    def hold_grad(self) -> Callable[[], None]:
-        return partial(setattr, self, "gradient", self.gradient)
-
 
 class LeafStorage(ArrayStorage):
     """A leaf of a tree. numpy's arrays become JAX's when they are first asked for, which takes long for thousands."""
@@ -139,7 +131,6 @@ class LeafStorage(ArrayStorage):
             wait = lasting and native.nbytes < LARGE and native.flags.c_contiguous
             native = native.copy() if wait else from_numpy(native)
         self.held: Any = native
-        self.gradient = None
         self._trainable = trainable
 
     @property

@@ -33,6 +33,29 @@ class Chain(linen.Module):
         return _permute(x, self.after)
 
 
+class Join(Chain):
+    """Branches of one input, each brought into one order by ``rejoin``; added, or concatenated along ``axis``."""
+
+    rejoin: tuple[Axes, ...] = ()
+    axis: int | None = None
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        branches = zip(self.layers, self.before, self.rejoin, strict=True)
+        outputs = [_permute(_run(layer, _permute(x, before), train), rejoin) for layer, before, rejoin in branches]
+        y = sum(outputs[1:], outputs[0]) if self.axis is None else jnp.concatenate(outputs, self.axis)
+        return _permute(y, self.after)
+
+
+class ConvTranspose(linen.ConvTranspose):
+    """flax's, of which ``cut`` is left of each spatial axis: PyTorch's padding."""
+
+    cut: tuple[tuple[int, int], ...] = ()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y: jax.Array = super().__call__(x)
+        return y[(slice(None), *(slice(*each) for each in self.cut))]
+
+
 class Residual(linen.Module):
     """``x + body(x)``."""
 
@@ -74,6 +97,21 @@ def _run(layer: Any, x: jax.Array, train: bool) -> jax.Array:
     return y
 
 
+def _over_space(reduce: Callable[..., jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    return lambda x: reduce(x, axis=tuple(range(1, x.ndim - 1)))
+
+
+FUNCTIONS: dict[type, Callable[..., jax.Array]] = {
+    nn.ReLU: linen.relu,
+    nn.Tanh: linen.tanh,
+    nn.Sigmoid: linen.sigmoid,
+    nn.Identity: lambda x: x,
+    nn.GlobalAvgPool: _over_space(jnp.mean),
+    nn.GlobalMaxPool: _over_space(jnp.max),
+    nn.Tokens: lambda x: x.reshape(*x.shape[:2], -1).swapaxes(1, 2),
+}
+
+
 def chain(architecture: Architecture, dtype: str) -> Chain:
     """An architecture as a Chain, whatever its root is."""
     root = architecture.root
@@ -89,6 +127,10 @@ def _after(node: Node) -> Axes:
     return None if node.after is None else data_permutation(node.shape, node.after)
 
 
+def _rejoin(node: Node) -> Axes:
+    return None if node.rejoin is None else data_permutation(node.shape, node.rejoin)
+
+
 def _make(node: Node, build: Callable[[Node], Any], dtype: Any) -> Any:
     """The flax layer of one of ours, or a plain function of the data."""
     layer, n = node.layer, len(node.input) - 1
@@ -98,6 +140,9 @@ def _make(node: Node, build: Callable[[Node], Any], dtype: Any) -> Any:
             return Chain(children, layer.names, tuple(map(_before, node.children)), _after(node))
         case nn.Residual():
             return Residual(build(node.children[0]), _before(node.children[0]), _after(node))
+        case nn.Join():
+            parts = layer.names, tuple(map(_before, node.children)), _after(node), tuple(map(_rejoin, node.children))
+            return Join(tuple(map(build, node.children)), *parts, None if isinstance(layer, nn.Add) else node.axis)
         case nn.Linear():
             return linen.Dense(layer.out_features, layer.bias, param_dtype=dtype)
         case nn.Conv():
@@ -106,6 +151,11 @@ def _make(node: Node, build: Callable[[Node], Any], dtype: Any) -> Any:
                 [(p, p) for p in nn.sizes(layer.padding, n)], kernel_dilation=nn.sizes(layer.dilation, n),
                 feature_group_count=layer.groups, use_bias=layer.bias, param_dtype=dtype,
             )  # fmt: skip
+        case nn.ConvTranspose():
+            kernel, stride, padding = layer.windows(n)
+            cut = tuple((p, p + size) for p, size in zip(padding, node.shape[1:], strict=True))
+            options = {"use_bias": layer.bias, "param_dtype": dtype, "cut": cut}
+            return ConvTranspose(layer.out_channels, kernel, stride, "VALID", **options)
         case nn.MaxPool() | nn.AvgPool():
             pool: Any = linen.max_pool if isinstance(layer, nn.MaxPool) else linen.avg_pool
             kernel, stride, padding = layer.windows(n)
@@ -115,6 +165,12 @@ def _make(node: Node, build: Callable[[Node], Any], dtype: Any) -> Any:
             return BatchNorm(momentum=1 - layer.momentum, epsilon=layer.eps, param_dtype=dtype, use_fast_variance=False)
         case nn.LayerNorm():
             return linen.LayerNorm(layer.eps, param_dtype=dtype, use_fast_variance=False)
+        case nn.GroupNorm():
+            return linen.GroupNorm(layer.num_groups, None, layer.eps, param_dtype=dtype, use_fast_variance=False)
+        case nn.InstanceNorm():
+            return linen.InstanceNorm(epsilon=layer.eps, param_dtype=dtype, use_fast_variance=False)
+        case nn.RMSNorm():
+            return linen.RMSNorm(layer.eps, param_dtype=dtype)
         case nn.Embedding():
             return linen.Embed(layer.num_embeddings, layer.embedding_dim, param_dtype=dtype)
         case nn.Dropout():
@@ -127,4 +183,4 @@ def _make(node: Node, build: Callable[[Node], Any], dtype: Any) -> Any:
         case nn.Softmax():
             return linen.softmax
         case _:
-            return {nn.ReLU: linen.relu, nn.Tanh: linen.tanh, nn.Sigmoid: linen.sigmoid}[type(layer)]
+            return FUNCTIONS[type(layer)]

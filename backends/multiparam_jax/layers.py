@@ -143,3 +143,10 @@ COMPOSITES = mpa.ByClass(
         nnx.SimpleCell: _packed("rnn_cell"),
     }
 )
+
+
+def stacked_in_front(kind: str, module: Any, shape: tuple[int, ...]) -> int:
+    """How many axes of a layer's array ``nnx.vmap`` has put in front, where its kind leaves the number of axes open."""
+    if kind in ("conv", "conv_transpose") and len(shape) > 2:
+        return max(0, len(shape) - 2 - len(_kernel(module)))
+    return max(0, len(shape) - 1) if kind in ("layernorm", "rmsnorm") else 0

@@ -19,15 +19,24 @@ from flax import linen
 import multiparam.adapter as mpa
 from multiparam.errors import ShapeError, TieError, UnknownShapes
 
-from .arrays import NAMESPACE, LeafStorage, computes_narrower, from_numpy, in_float64, is_concrete, scope
+from .arrays import (
+    NAMESPACE,
+    LeafStorage,
+    computes_narrower,
+    from_numpy,
+    in_float64,
+    is_concrete,
+    scope,
+)
 from .build import Chain
+from .host import ArrayHost
 from .layers import LAYERS
-from .linen_modules import Key, Scope, boxes, flat, initialised, modes_of
-from .linen_structure import Structure
-from .training import OptaxOptimizer, compiled_step
+from .linen_modules import Key, Scope, boxes, flat, in_mode, initialised, modes_of
+from .linen_structure import Structure, tree_of
+from .training import compiled_step
 
 
-class LinenHost(mpa.Host):
+class LinenHost(ArrayHost):
     """A linen module and its variables.
 
     ``leaves`` are their arrays by key, the same storage at the keys of a tie, and ``views`` the layouts of transposed
@@ -48,6 +57,7 @@ class LinenHost(mpa.Host):
         self._rng = rng
         self._views = {} if views is None else views
         self._modes = {train: modes_of(module, train) for train in (False, True)}
+        self._in_mode = {train: in_mode(module, train) for train in (False, True)}
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -114,7 +124,9 @@ class LinenHost(mpa.Host):
         with wide, linen.intercept_methods(widen):
             yield
 
-    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[mpa.Activation], None]) -> Any:
+    def watch(
+        self, on_call: Callable[[mpa.Activation], Any], on_enter: mpa.OnEnter | None = None
+    ) -> AbstractContextManager[None]:
         holding = {slot.path[:-1] for slot in self._structure.slots}
         names: dict[Scope, Iterator[str]] = {
             scope_path: itertools.cycle(map(mpa.paths.text, paths))
@@ -123,13 +135,27 @@ class LinenHost(mpa.Host):
         }
 
         def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            if context.method_name != "__call__" or context.module.path not in names:
+                return call(*args, **kwargs)
+            entering = on_enter is not None and is_concrete(args)
+            name = next(names[context.module.path]) if entering else ""
+            if on_enter is not None and entering:
+                args = on_enter(name, args)
             output = call(*args, **kwargs)
-            if context.method_name == "__call__" and context.module.path in names and is_concrete(output):
-                on_call(mpa.Activation(next(names[context.module.path]), args, output))
-            return output
+            if not is_concrete(output):
+                return output
+            name = name if entering else next(names[context.module.path])
+            given = on_call(mpa.Activation(name, args, output))
+            return output if given is None else given
 
-        with linen.intercept_methods(record):
-            return self.call(inputs, {}, False)
+        context: AbstractContextManager[None] = linen.intercept_methods(record)
+        return context
+
+    def stored_names(self, slots: Sequence[mpa.Slot]) -> list[list[str]]:
+        return [[".".join((*slot.owner, slot.leaf)) for slot in slots]]
+
+    def _parameter_tree(self) -> dict[str, Any]:
+        return tree_of({key[1:]: leaf for key, leaf in self._leaves.items() if key[0] == "params"})
 
     def options(self, slot: mpa.Slot) -> Mapping[str, Any]:
         module = self._structure.modules.get(slot.options_layer[1:])
@@ -141,6 +167,9 @@ class LinenHost(mpa.Host):
     def positions(self) -> Mapping[tuple[int, ...], mpa.paths.Path]:
         return self._structure.positions
 
+    def count_children(self, path: mpa.paths.Path) -> int | None:
+        return self._structure.counts.get(path)
+
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         state = sorted({key[0] for key in self._leaves} - {"params"}) if train else []
         rngs = kwargs.pop("rngs", None)  # linen draws from keys it is given only: each call in training gets a new one
@@ -150,11 +179,18 @@ class LinenHost(mpa.Host):
         dtypes = {leaf.native.dtype for leaf in self._leaves.values()}
         with scope([*dtypes, *(x.dtype for x in inputs if hasattr(x, "dtype"))]):
             options = {**self._modes[train], **kwargs}
-            output, updated = self.native.apply(self.variables, *inputs, rngs=rngs, mutable=state, **options)
+            module = self._in_mode[bool(train)]
+            output, updated = module.apply(self.variables, *inputs, rngs=rngs, mutable=state, **options)
         for key, array in flat(updated):
             if key in self._leaves and array is not self._leaves[key].native:
                 self._leaves[key].set(array)
         return output
+
+    def call_with(self, values: Mapping[Any, Any], inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        copies = {leaf: LeafStorage(values.get(leaf, leaf.held)) for leaf in self._leaves.values()}
+        leaves = {key: copies[leaf] for key, leaf in self._leaves.items()}
+        host = LinenHost(self.native, leaves, self._structure, self._rng, self._views)
+        return host.call(inputs, kwargs, train)
 
     def bind(self, slots: Sequence[mpa.Slot], storage: Any, view: mpa.Layout | None = None) -> None:
         key = (*slots[0].owner, slots[0].leaf)
@@ -180,11 +216,8 @@ class LinenHost(mpa.Host):
 
         return compiled_step(host_of, run, storages, others)
 
-    def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> OptaxOptimizer:
-        return OptaxOptimizer(name, options, storages)
 
-
-def host_for(module: linen.Module, inputs: tuple[Any, ...], variables: Any, seed: int) -> LinenHost:
+def host_for(module: linen.Module, inputs: mpa.Inputs, variables: Any, seed: int) -> LinenHost:
     """A host for a user's module. Raises UnknownShapes without variables and inputs to make them from."""
     rng, run = jax.random.key(seed), None
     if variables is None:

@@ -8,8 +8,11 @@ from dataclasses import fields
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 from flax import linen
 from flax.core.meta import AxisMetadata
+
+from multiparam.adapter import Inputs
 
 Key = tuple[str, ...]  # collection, then the path in its tree
 Scope = tuple[str, ...]  # a module's path in flax
@@ -31,6 +34,14 @@ def modes_of(module: linen.Module, train: bool) -> dict[str, Any]:
     parameters = inspect.signature(type(module).__call__).parameters
     undecided = (name for name in MODES if name in parameters and getattr(module, name, None) is None)
     return {name: MODES[name] is bool(train) for name in undecided}
+
+
+def in_mode(module: linen.Module, train: bool) -> linen.Module:
+    """A module that says in a field of its own whether it trains, in a mode; another one as it is."""
+    own = field_names(type(module))
+    stated = [name for name in MODES if name in own and isinstance(vars(module).get(name), bool)]
+    changes: dict[str, Any] = {name: MODES[name] is bool(train) for name in stated}
+    return module.clone(**changes) if changes else module
 
 
 def flat(tree: Mapping[str, Any], prefix: Key = ()) -> Iterator[tuple[Key, Any]]:
@@ -104,10 +115,10 @@ class _Unbound:
 
     def __getattr__(self, name: str) -> Any:
         cls = vars(self)["_class"]
-        found = inspect.getattr_static(cls, name)
-        if inspect.isfunction(found):
-            return inspect.unwrap(found).__get__(self)  # flax' own wrapper wants a bound module
-        return found.__get__(self, cls) if hasattr(found, "__get__") else found
+        member = inspect.getattr_static(cls, name)
+        if inspect.isfunction(member):
+            return inspect.unwrap(member).__get__(self)  # flax' own wrapper wants a bound module
+        return member.__get__(self, cls) if hasattr(member, "__get__") else member
 
 
 def _after_setup(module: linen.Module) -> dict[str, Any] | None:
@@ -158,7 +169,7 @@ class Run(NamedTuple):
 NO_RUN = Run({}, {}, set(), {})
 
 
-def watched(forward: Callable[[], Any]) -> tuple[Any, Run]:
+def recorded(forward: Callable[[], Any]) -> tuple[Any, Run]:
     """What a function that runs a module gives, and what was called."""
     run = Run({}, {}, set(), {})
     stack: list[Scope] = []
@@ -190,22 +201,31 @@ def watched(forward: Callable[[], Any]) -> tuple[Any, Run]:
     return output, run
 
 
-def run_on_shapes(module: linen.Module, variables: Any, inputs: tuple[Any, ...], look: Callable[[Run], T]) -> T:
+def run_on_shapes(module: linen.Module, variables: Any, inputs: Inputs, look: Callable[[Run], T]) -> T:
     """What ``look`` makes of a forward pass without numbers, while its modules are bound."""
     looks: list[T] = []
+    evaluated = in_mode(module, False)
 
     def forward(variables: Any) -> Any:
         rngs = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
         options = {"rngs": rngs, "mutable": True, **modes_of(module, False)}
-        output, run = watched(lambda: module.apply(variables, *inputs, **options))
+        output, run = recorded(lambda: evaluated.apply(variables, *inputs.positional, **inputs.keywords, **options))
         looks.append(look(run))
         return output
 
-    jax.eval_shape(forward, variables)
+    try:
+        jax.eval_shape(forward, variables)
+    except jax.errors.ConcretizationTypeError:  # it decides by values, which are there unless shapes are all there is
+        if not all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in jax.tree.leaves(variables)):
+            raise
+        looks.clear()
+        forward(variables)
     return looks[0]
 
 
-def initialised(module: linen.Module, rng: Any, inputs: tuple[Any, ...]) -> tuple[Any, Run]:
+def initialised(module: linen.Module, rng: Any, inputs: Inputs) -> tuple[Any, Run]:
     """The variables that a module makes, and what it called to make them."""
-    options = modes_of(module, False)
-    return watched(lambda: module.init({"params": rng, "dropout": rng}, *inputs, **options))
+    options, evaluated = modes_of(module, False), in_mode(module, False)
+    return recorded(
+        lambda: evaluated.init({"params": rng, "dropout": rng}, *inputs.positional, **inputs.keywords, **options)
+    )

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from flax import linen
 
+from multiparam.adapter import Inputs
+
 from .arrays import LeafStorage, scope
 from .build import Chain
 from .linen_modules import NO_RUN, Key, Run, Scope, attributes, run_on_shapes
@@ -29,7 +31,7 @@ class Structure:
         self,
         module: linen.Module,
         leaves: Mapping[Key, LeafStorage],
-        inputs: tuple[Any, ...],
+        inputs: Inputs,
         run: Run | None,
         boxes: Mapping[Key, Any],
     ) -> None:
@@ -47,15 +49,29 @@ class Structure:
         self._shapes = {key: (leaf.held.shape, leaf.held.dtype) for key, leaf in leaves.items()}
 
     @cached_property
-    def _uses(self) -> list[tuple[Path, tuple[int, ...], Scope]]:
-        """The places that users see layers at, with positions: attributes, and what a module calls."""
+    def _seen(self) -> Uses | None:
+        """What users see: attributes, and what a module calls."""
         struct: Any = jax.ShapeDtypeStruct
         shapes = {key: struct(*each) for key, each in self._shapes.items()}
         with scope({dtype for _, dtype in self._shapes.values()}):
             try:
-                return Uses(self._module, tree_of(shapes), self._inputs).found
+                return Uses(self._module, tree_of(shapes), self._inputs)
             except Exception:  # of a user's code that cannot run on shapes alone; there are names all the same
-                return []
+                return None
+
+    @property
+    def _uses(self) -> list[tuple[Path, tuple[int, ...], Scope]]:
+        """The places that users see layers at, with positions."""
+        return [] if self._seen is None else self._seen.places
+
+    @cached_property
+    def counts(self) -> dict[Path, int]:
+        """How many children layers and lists of them have, by name and by attribute path."""
+        counts = {} if self._seen is None else dict(self._seen.counts)
+        for path, _, scope_path in self._uses:
+            for name in self.paths.get(scope_path, ()) if path in counts else ():
+                counts.setdefault(name, counts[path])
+        return counts
 
     @cached_property
     def aliases(self) -> dict[Path, Path]:
@@ -86,11 +102,13 @@ class Uses:
     """Every place of every submodule, a shared one's each. Made by binding all of them.
 
     Attributes:
-        found: Path, positions and scope of each.
+        places: Path, positions and scope of each.
+        counts: How many children each has, and each list between them.
     """
 
-    def __init__(self, module: linen.Module, variables: Any, inputs: tuple[Any, ...]) -> None:
-        self.found: list[tuple[Path, tuple[int, ...], Scope]] = []
+    def __init__(self, module: linen.Module, variables: Any, inputs: Inputs) -> None:
+        self.places: list[tuple[Path, tuple[int, ...], Scope]] = []
+        self.counts: dict[Path, int] = {}
         self._seen: set[Scope] = set()
         if inputs:
             run_on_shapes(module, variables, inputs, lambda run: self._visit(run.modules[()], (), (), run))
@@ -100,7 +118,7 @@ class Uses:
     def _visit(self, module: linen.Module, path: Path, positions: tuple[int, ...], run: Run) -> None:
         own, held = module.path, list(_children(module))
         self._seen.add(own)
-        self.found.append((path, positions, own))
+        self.places.append((path, positions, own))
         for segments, places, child in held:
             self._visit(child, (*path, *segments), (*positions, *places), run)
         position, attached = len({segments[:1] for segments, _, _ in held}), {child.path for _, _, child in held}
@@ -110,6 +128,16 @@ class Uses:
             if below not in attached and (below not in self._seen or (own, below) in run.calls):
                 self._visit(run.modules[below], (*path, name), (*positions, position), run)
                 position += 1
+        if isinstance(module, (Chain, linen.Sequential)):
+            if not isinstance(module, Chain) or None not in module.names:
+                self.counts[path] = len(module.layers)
+            return
+        self.counts[path] = position
+        for segments, places, _ in held:
+            listed: Any = getattr(module, segments[0])
+            for depth, place in enumerate(places[1:], 1):
+                self.counts[(*path, *segments[:depth])] = len(listed)
+                listed = list(listed.values() if isinstance(listed, Mapping) else listed)[place]
 
 
 def _children(module: linen.Module) -> Iterator[tuple[Path, tuple[int, ...], linen.Module]]:

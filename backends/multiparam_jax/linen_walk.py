@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax import linen
+from flax.core.scope import in_filter
 
 import multiparam.adapter as mpa
 
@@ -44,10 +45,10 @@ class Node:
         for key, leaf in leaves.items():
             node = root
             for name in key[1:-1]:
-                found = node.below.get(name)
-                if found is None:
-                    found = node.below[name] = cls()
-                node = found
+                child = node.below.get(name)
+                if child is None:
+                    child = node.below[name] = cls()
+                node = child
             node.arrays.append((key, leaf))
         return root
 
@@ -119,7 +120,7 @@ class Layers:
         self.unknown: list[Scope] = []
         self._owners: dict[Key, Key] = {}
         # Of layers of one class, of arrays of the same names and shapes: large models have thousands of them.
-        self._known_leaves: dict[Any, tuple[str, list[tuple[int, str, mpa.Layout | None]]]] = {}
+        self._known_leaves: dict[Any, tuple[str, list[tuple[int, str, mpa.Layout | None, int]]]] = {}
         self._run = run or Run({}, {}, set(), {})
         self._elsewhere: dict[Scope, tuple[Any, Scope]] = {}  # modules that were handed on to another one
         self._taken: set[Scope] = set()  # of cells: an RNN is one layer with its cell, wherever that was made
@@ -168,11 +169,13 @@ class Layers:
             order = sorted(range(len(named)), key=lambda i: mpa.rank(kind, named[i][0]))
             known = self._known_leaves[alike] = kind, [(i, *named[i]) for i in order]
         kind, forms = known
-        for i, name, layout in forms:
+        for i, name, layout, stacked in forms:
             key, leaf = node.arrays[i]
             owner = self._owners.setdefault(key[:-1], key[:-1])  # owners are compared by identity
-            path = (*place.path, name)
-            self.slots.append(mpa.Slot(path, place.positions, kind, leaf, layout, owner, key[-1], key[0] != "params"))
+            path, buffer = (*place.path, name), key[0] != "params"
+            piece = mpa.Piece(options_layer=owner, stacked=stacked) if stacked else None
+            slot = mpa.Slot(path, place.positions, kind, leaf, layout, owner, key[-1], buffer, None, piece)
+            self.slots.append(slot)
 
     def _children(self, node: Node, place: Place) -> Iterator[tuple[Node, Place]]:
         """The scopes below in definition order: in attributes, then as they are called, then whatever is there."""
@@ -200,8 +203,8 @@ class Layers:
         return cls is not None and issubclass(cls, linen.Sequential) and all(map(LISTED.fullmatch, node.below))
 
     def _known(self, scope: Scope) -> tuple[Any, Scope]:
-        found = self._run.modules.get(scope)
-        return (found, ()) if found is not None else self._elsewhere.get(scope, (None, ()))
+        module = self._run.modules.get(scope)
+        return (module, ()) if module is not None else self._elsewhere.get(scope, (None, ()))
 
     def _held(self, node: Node, place: Place) -> list[Place]:
         """The scopes of modules in attributes. The module is bound where that explains more of what is there."""
@@ -210,17 +213,17 @@ class Layers:
             return []
         if type(module) is linen.Sequential and module.scope is None:
             return self._listed(node, place)
-        found = list(self._attributes(node, place))
-        if module.scope is None and made_by(module) and {below.scope[-1] for below in found} != node.below.keys():
+        held = list(self._attributes(node, place))
+        if module.scope is None and made_by(module) and {below.scope[-1] for below in held} != node.below.keys():
             bound = module.bind(node.variables(len(place.scope)))
             try:
                 again = list(self._attributes(node, place._replace(module=bound, base=place.scope)))
             except Exception:  # a user's setup that wants more than variables, as a random stream: a run will tell
-                return found
-            found = again if len(again) >= len(found) else found
-        for below in found:
+                return held
+            held = again if len(again) >= len(held) else held
+        for below in held:
             self._take(below.scope, below.module, below.base)
-        return found
+        return held
 
     def _take(self, scope: Scope, module: Any, base: Scope) -> None:
         """Remember the cells of a recurrent layer that were made elsewhere."""
@@ -231,14 +234,14 @@ class Layers:
 
     def _listed(self, node: Node, place: Place) -> list[Place]:
         """The layers of a Sequential that is not bound."""
-        found = []
+        layers = []
         for i, child in enumerate(place.module.layers):
             if isinstance(child, linen.Module):
                 name = f"layers_{i}"
                 name = name if name in node.below or not child.name else child.name
                 if name in node.below:
-                    found.append(place.below(name, str(i), i, child))
-        return found
+                    layers.append(place.below(name, str(i), i, child))
+        return layers
 
     def _attributes(self, node: Node, place: Place) -> Iterator[Place]:
         """Those of a module as it is."""
@@ -299,11 +302,15 @@ def holds_cells(module: Any) -> bool:
 
 def _form(
     cls: type, key: Key, shape: tuple[int, ...], leaves: mpa.LeafNames | None, axes: Axes
-) -> tuple[str, mpa.Layout | None]:
-    """Canonical leaf and layout of an array, axes along which layers are stacked in front."""
+) -> tuple[str, mpa.Layout | None, int]:
+    """Canonical leaf and layout of an array, and how many axes along which layers are stacked are in front there."""
     before = to_front(axes, key[0], len(shape)) if axes else None
-    name, layout = LAYERS.canonical(cls, key[-1], shape if before is None else before.shape(shape), leaves)
-    return name, mpa.join(before, layout)
+    shape = shape if before is None else before.shape(shape)
+    stacked = min(sum(in_filter(collections, key[0]) for collections, _ in axes), len(shape))
+    name, layout = LAYERS.canonical(cls, key[-1], shape[stacked:], leaves)
+    if layout is not None and stacked:
+        layout = layout.lifted(shape[:stacked])
+    return name, mpa.join(before, layout), stacked
 
 
 def _in_time(slot: mpa.Slot) -> mpa.Slot:

@@ -12,10 +12,17 @@ from flax import nnx
 import multiparam.adapter as mpa
 from multiparam.errors import Unsupported
 
-from .arrays import NAMESPACE, computes_narrower, in_float64, is_concrete, scope
-from .layers import COMPOSITES, LAYERS, leaves_of
-from .nnx_walk import TIED, NnxStorage, below, entries, view_of, with_view, without_view
-from .training import OptaxOptimizer, compiled_step
+from .arrays import (
+    NAMESPACE,
+    computes_narrower,
+    in_float64,
+    is_concrete,
+    scope,
+)
+from .host import ArrayHost
+from .layers import COMPOSITES, LAYERS, leaves_of, stacked_in_front
+from .nnx_walk import TIED, NnxStorage, below, entries, fingerprint, held, places, view_of, with_view, without_view
+from .training import compiled_step
 
 # Attributes of layers that decide whether they train, and their value in training
 MODES = {"deterministic": False, "use_running_average": False}
@@ -28,7 +35,15 @@ def _key(slot: mpa.Slot) -> SlotKey:
     return slot.path, None if slot.piece is None else slot.piece.part
 
 
-class NnxHost(mpa.Host):
+class _Attributes:
+    """A module's attributes without what NNX does when they are set: it refuses that inside a user's own trace, where
+    a mode, which holds no array, is none of its business."""
+
+    def __init__(self, module: Any) -> None:
+        self.__dict__ = vars(module)
+
+
+class NnxHost(ArrayHost):
     """An nnx.Module."""
 
     def __init__(self, native: Any, order: list[tuple[SlotKey, tuple[int, ...]]] | None = None) -> None:
@@ -37,10 +52,13 @@ class NnxHost(mpa.Host):
         self._order = order
         self._storages: mpa.Storages[NnxStorage] = mpa.Storages()
         self._layers: list[tuple[str, Any]] = []
+        self._holders = mpa.Holders(native)
+        self._counts: dict[tuple[str, ...], int] = {}
 
     def slots(self) -> list[mpa.Slot]:
         slots: list[mpa.Slot] = []
-        self._layers = []
+        self._layers, self._counts = [], {}
+        self._holders = mpa.Holders(self.native)
         self._walk(self.native, (), (), slots, ())
         self._storages.keep(slots)
         by_key = {_key(slot): slot for slot in slots}
@@ -56,7 +74,10 @@ class NnxHost(mpa.Host):
         positions: tuple[int, ...],
         slots: list[mpa.Slot],
         above: tuple[int, ...],
+        place: tuple[str, ...] | None = None,
     ) -> None:
+        """Add the slots of a module and of all below it; ``place`` is where it is held, if that is not its path."""
+        place = path if place is None else place
         if id(module) in above:  # a module that refers back to its parent
             return
         above = (*above, id(module))
@@ -69,15 +90,30 @@ class NnxHost(mpa.Host):
             if isinstance(value, nnx.Variable):
                 continue
             if inline and name == "layers":
-                self._walk(value, path, positions, slots, above)
+                self._holders.add((*path, name), place, value, held, module, name)
+                self._walk(value, path, positions, slots, above, (*path, name))
             else:  # a list counts the functions in it too
                 listed = name.isdigit() and isinstance(module, (list, tuple, nnx.List))
-                place = int(name) if listed else position
-                self._walk(value, (*path, name), (*positions, place), slots, above)
+                number = int(name) if listed else position
+                self._holders.add((*path, name), place, value, held, module, name)
+                self._walk(value, (*path, name), (*positions, number), slots, above)
             position += 1
+        if not inline:
+            self._counts[path] = len(module) if isinstance(module, (list, tuple, nnx.List)) else position
         composite = COMPOSITES.of(type(module))
         if composite is not None:
             mpa.fold(composite, slots, start, len(path), module)
+
+    def fingerprint(self) -> Any:
+        return fingerprint(self.native)
+
+    def count_children(self, path: tuple[str, ...]) -> int | None:
+        return self._counts.get(path)
+
+    def holds(self, slot: mpa.Slot) -> bool:
+        attribute = slot.leaf if slot.view is None else slot.leaf + TIED
+        storage: Any = slot.storage
+        return held(slot.owner, attribute) is storage.native and self._holders.lead_to(slot.path[:-1], slot.owner)
 
     def _own(self, module: Any, path: tuple[str, ...], positions: tuple[int, ...]) -> list[mpa.Slot]:
         """The slots of a module's own Variables, in canonical order."""
@@ -87,9 +123,13 @@ class NnxHost(mpa.Host):
                 storage = self._storages.of(value, NnxStorage)
                 name, view = view_of(module, attribute)
                 shape = storage.shape or () if view is None else view.shape(storage.shape or ())
-                leaf, layout = LAYERS.canonical(type(module), name, shape, leaves)
+                stacked = stacked_in_front(kind, module, shape)
+                leaf, layout = LAYERS.canonical(type(module), name, shape[stacked:], leaves)
+                if layout is not None and stacked:
+                    layout = layout.lifted(shape[:stacked])
                 buffer = not isinstance(value, nnx.Param)
-                own.append(mpa.Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer, view))
+                piece = mpa.Piece(options_layer=module, stacked=stacked) if stacked else None
+                own.append(mpa.Slot((*path, leaf), positions, kind, storage, layout, module, name, buffer, view, piece))
         return sorted(own, key=lambda slot: mpa.rank(kind, slot.path[-1]))
 
     @property
@@ -111,26 +151,50 @@ class NnxHost(mpa.Host):
         with mpa.temporarily((module, "dtype", jnp.float64) for module in narrow), wide:
             yield
 
-    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[mpa.Activation], None]) -> Any:
-        def concrete(call: mpa.Activation) -> None:
-            if is_concrete(call.output):
-                on_call(call)
+    def watch(
+        self, on_call: Callable[[mpa.Activation], Any], on_enter: mpa.OnEnter | None = None
+    ) -> AbstractContextManager[None]:
+        def concrete(call: mpa.Activation) -> Any:
+            return on_call(call) if is_concrete(call.output) else None
 
-        with mpa.watch_calls(mpa.LayerNames(self._layers), concrete):
-            return self.call(inputs, {}, False)
+        def concrete_inputs(layer: str, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return on_enter(layer, inputs) if on_enter is not None and is_concrete(inputs) else inputs
+
+        entering = None if on_enter is None else concrete_inputs
+        return mpa.watch_calls(mpa.LayerNames(self._layers), concrete, entering)
+
+    def stored_names(self, slots: Sequence[mpa.Slot]) -> list[list[str]]:
+        paths = places(self.native)
+        names = [".".join((*paths[id(slot.owner)], slot.leaf)) for slot in slots]
+        return [names, [f"{name}.value" for name in names]]  # with nnx.State's own wrapping, or without
+
+    def _parameter_tree(self) -> Any:
+        known = {id(storage.native): storage for storage in self._storages}
+        variables = [item for item in nnx.iter_graph(self.native) if isinstance(item[1], nnx.Param)]
+        return nnx.State.from_flat_path({path: known.get(id(v)) or NnxStorage(v) for path, v in variables})
 
     def options(self, slot: mpa.Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.options_layer)
 
+    def low_rank_scale(self, slot: mpa.Slot) -> float | None:
+        return 1.0 if isinstance(slot.owner, nnx.LoRA) and slot.path[-1] == "lora_a" else None
+
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         modes = (
-            (module, name, value is bool(train))
+            (_Attributes(module), name, value is bool(train))
             for module in self._modules()
             for name, value in MODES.items()
             if vars(module).get(name) is not None
         )
         with mpa.temporarily(modes), scope({storage.get().dtype for storage in self._storages}):
             return self.native(*inputs, **kwargs)
+
+    def call_with(self, values: Mapping[Any, Any], inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        host = NnxHost(nnx.clone(self.native), self._order)
+        for storage, twin in zip(self._all(), host._all(), strict=True):
+            if storage in values:
+                twin.set(values[storage])
+        return host.call(inputs, kwargs, train)
 
     def bind(self, slots: Sequence[mpa.Slot], storage: Any, view: mpa.Layout | None = None) -> None:
         owner, leaf = slots[0].owner, slots[0].leaf
@@ -181,6 +245,3 @@ class NnxHost(mpa.Host):
             return host, lambda: [copies[i].get() for i in others]
 
         return compiled_step(host_of, run, storages, [everything[i] for i in others])
-
-    def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> OptaxOptimizer:
-        return OptaxOptimizer(name, options, storages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,8 +17,37 @@ from .arrays import NAMESPACE, ArrayStorage
 TIED = "_tied"  # ends the attribute that holds the Variable of a transposed tie
 
 
+class _Flag:
+    """Whether a Variable is trained: one for all its storages, of which each wrapper of a model has its own.
+
+    A Variable's metadata would be part of what nnx.jit compiles for, and nothing can refer weakly to a Variable of flax
+    0.12.10. So storages hold the flag, and the flag the Variable, whose identity is nobody else's as long.
+    """
+
+    def __init__(self, variable: Any) -> None:
+        self.variable = variable
+        self.trainable = True
+
+
+_flags: weakref.WeakValueDictionary[int, _Flag] = weakref.WeakValueDictionary()  # by the Variable's identity
+
+
 class NnxStorage(ArrayStorage):
     """An nnx.Variable."""
+
+    def __init__(self, native: Any) -> None:
+        super().__init__(native)
+        self._flag = _flags.setdefault(id(native), _Flag(native))
+
+    @property
+    def trainable(self) -> bool:
+        return self._flag.trainable
+
+    @trainable.setter
+    def trainable(self, flag: bool) -> None:
+        self._flag.trainable = flag
+        if not flag:
+            self.gradient = None
 
     def get(self) -> Any:
         variable = self.native  # get_value came with flax 0.12, where value is deprecated
@@ -87,6 +117,34 @@ def entries(module: Any, streams: bool = False) -> Iterator[tuple[str, Any]]:
             yield str(name), value
 
 
+def held(module: Any, name: str) -> Any:
+    """What a module, list or mapping holds under one of the names that :func:`entries` gives."""
+    if isinstance(module, (list, tuple)):
+        return module[int(name)] if int(name) < len(module) else None
+    return (module if isinstance(module, Mapping) else vars(module)).get(name)
+
+
+def fingerprint(root: Any) -> Any:
+    """What is another where a Variable, a module or a list has been put in the place of one, added or taken away."""
+    seen: dict[int, Any] = {}
+    waiting = [root]
+    while waiting:
+        module = waiting.pop()
+        if id(module) in seen:
+            continue
+        inside: Any = enumerate(module) if isinstance(module, (list, tuple)) else None
+        if inside is None:
+            inside = (module if isinstance(module, Mapping) else vars(module)).items()
+        seen[id(module)] = known = []
+        for name, value in inside:
+            if isinstance(value, nnx.Variable):
+                known.append((name, id(value)))
+            elif isinstance(value, (nnx.Module, list, tuple, dict)):
+                known.append((name, id(value)))
+                waiting.append(value)
+    return seen
+
+
 def below(module: Any, streams: bool = False, visited: set[int] | None = None) -> Iterator[Any]:
     """A module and everything below it, each once, in the order of names, which a clone has too."""
     visited = set() if visited is None else visited
@@ -96,3 +154,17 @@ def below(module: Any, streams: bool = False, visited: set[int] | None = None) -
         if not isinstance(module, nnx.Variable):
             for _, value in sorted(entries(module, streams), key=lambda entry: entry[0]):
                 yield from below(value, streams, visited)
+
+
+def places(module: Any) -> dict[int, tuple[str, ...]]:
+    """The path, as ``nnx.state`` has it, of a module and of each module, list and mapping below it, by identity."""
+    places: dict[int, tuple[str, ...]] = {}
+
+    def walk(item: Any, path: tuple[str, ...]) -> None:
+        if id(item) not in places and not isinstance(item, nnx.Variable):
+            places[id(item)] = path
+            for name, value in entries(item):
+                walk(value, (*path, name))
+
+    walk(module, ())
+    return places

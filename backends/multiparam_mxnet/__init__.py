@@ -11,4 +11,6 @@ backend = BackendInfo(
     install='pip install "multiparam[mxnet]"',
     reads={".params": "multiparam_mxnet.files:read"},
     writes={".params": "multiparam_mxnet.files:write"},
+    aliases=("gluon",),
+    prepare="multiparam_mxnet.load:install",
 )

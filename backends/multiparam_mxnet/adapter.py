@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from multiparam.adapter import Adapter, Architecture, UnknownShapes, Unrecognised, Unsupported
+from multiparam.adapter import Adapter, Architecture, Inputs, UnknownShapes, Unrecognised, Unsupported
 
 from .build import make
 from .host import GluonHost
 from .layers import blocks
 from .load import load
-from .storage import TiedView, from_numpy, is_np, namespace
+from .storage import from_numpy, is_np, namespace, untied
 
 mx = load()
 
@@ -35,17 +35,17 @@ class MxnetAdapter(Adapter):
         ),
     }
 
-    def wrap(self, native: Any, inputs: tuple[Any, ...]) -> GluonHost:
+    def wrap(self, native: Any, inputs: Inputs) -> GluonHost:
         if not isinstance(native, mx.gluon.Block):
             raise Unrecognised(f"mp.wrap takes a gluon Block, not {type(native).__qualname__}.")
         host = GluonHost(native)
-        sources = [p.source if isinstance(p, TiedView) else p for b in blocks(native) for p in b._reg_params.values()]
+        sources = [untied(p)[0] for b in blocks(native) for p in b._reg_params.values()]
         cold = [p.name for p in sources if p._data is None and not p._deferred_init]
         if cold:
             raise UnknownShapes(f"Parameter {cold[0]!r} is not initialised. Call net.initialize() before mp.wrap(net).")
         if inputs and any(p._data is None for p in sources):
             with mx.autograd.pause():
-                native(*inputs)
+                inputs.call(native)
         return host
 
     def build(self, architecture: Architecture, dtype: str) -> GluonHost:
@@ -72,8 +72,10 @@ class MxnetAdapter(Adapter):
     def mse(self, prediction: Any, target: Any) -> Any:
         return ((prediction - target.astype(prediction.dtype)) ** 2).mean()
 
-    def cross_entropy(self, logits: Any, labels: Any) -> Any:
-        return _cross_entropy(is_np(logits))(logits, labels).mean()
+    def cross_entropy(self, logits: Any, labels: Any, ignore_index: int) -> Any:
+        kept = (labels != ignore_index).astype(logits.dtype)
+        losses = _cross_entropy(is_np(logits))(logits, labels * kept.astype(labels.dtype))
+        return (losses * kept).sum() / kept.sum()
 
     def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
         if not isinstance(function, mx.init.Initializer):

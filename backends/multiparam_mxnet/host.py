@@ -5,34 +5,53 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
 
 from multiparam.adapter import (
     Activation,
+    Holders,
     Host,
     LayerNames,
     Layout,
+    OnEnter,
     Place,
     Run,
     Slot,
     Storages,
     Unsupported,
-    hook_calls,
     rank,
+    require_dependence,
+    temporarily,
+    watch_calls,
 )
 
-from .layers import LAYERS, RECURRENT_BLOCKS, blocks, channels_last, leaf_names, places
+from .layers import (
+    LAYERS,
+    RECURRENT_BLOCKS,
+    blocks,
+    channels_last,
+    fingerprint,
+    held_children,
+    leaf_names,
+    places,
+)
 from .load import load
-from .storage import GluonStorage, TiedView, is_np, namespace, parameter_shape
+from .optimizers import GluonOptimizer, made, trainer
+from .pooling import differentiable_poolings
+from .storage import GluonStorage, TiedView, is_np, namespace, parameter_shape, untied
 from .symbols import SymbolBlock, auxiliary, variables
 
 mx = load()
 autograd, gluon = mx.autograd, mx.gluon
 
 EPS_IN_FLOAT32 = (gluon.nn.LayerNorm, gluon.nn.GroupNorm, gluon.nn.InstanceNorm)
+PLAIN = (
+    "an array with a gradient in a plain attribute, which Gluon lists nowhere. Make it a gluon.Parameter of the block, "
+    "and it is found."
+)
 _copies = itertools.count()
 
 
@@ -50,16 +69,35 @@ class GluonHost(Host):
     def __init__(self, native: Any) -> None:
         self.native = native
         self._storages: Storages[GluonStorage] = Storages()
+        self._holders = Holders(native)
 
     def slots(self) -> list[Slot]:
         slots: list[Slot] = []
         all_places = list(places(self.native))
+        self._holders = held_children(self.native, all_places)
         for path, positions, block in all_places:
             slots += self._own_slots(block, path, positions)
         held = {id(slot.storage.native) for slot in slots}
         slots += self._unheld(all_places, held)
         self._storages.keep(slots)
         return slots
+
+    def fingerprint(self) -> Any:
+        return fingerprint(self.native)
+
+    def holds(self, slot: Slot) -> bool:
+        block: Any = slot.owner
+        there = block._reg_params.get(slot.leaf)
+        if there is None:  # in no attribute, or one of a graph
+            there = block._params._params.get(slot.leaf)
+        if there is None or not self._holders.lead_to(slot.path[:-1], block):
+            return False
+        source, view = untied(there)
+        return source is slot.storage.native and view == slot.view
+
+    def count_children(self, path: tuple[str, ...]) -> int | None:
+        block = next((block for place, _, block in places(self.native) if place == path), None)
+        return None if block is None or isinstance(block, SymbolBlock) else len(block._children)
 
     def _unheld(self, all_places: list[Place], held: set[int]) -> list[Slot]:
         """Parameters that are in no attribute, under the name they were asked for, ``self.params.get(name)``."""
@@ -78,7 +116,7 @@ class GluonHost(Host):
         own, buffers = [], auxiliary(block)
         for name, (layer, number, leaf, kind, *_) in (known := variables(block)).items():
             parameter = block._params[name]
-            source, view = (parameter.source, parameter.view) if isinstance(parameter, TiedView) else (parameter, None)
+            source, view = untied(parameter)
             storage = self._storages.of(source, GluonStorage)
             layout = known[name].canonical(parameter_shape(parameter))
             place, inside = ((*path, layer), (*positions, number)) if layer else (path, positions)
@@ -91,7 +129,7 @@ class GluonHost(Host):
         cls, kind, names = type(block), LAYERS.of(type(block)), leaf_names(block)
         own: list[Slot] = []
         for leaf, parameter in block._reg_params.items():
-            source, view = (parameter.source, parameter.view) if isinstance(parameter, TiedView) else (parameter, None)
+            source, view = untied(parameter)
             storage = self._storages.of(source, GluonStorage)
             name, layout = LAYERS.canonical(cls, leaf, parameter_shape(parameter), names)
             buffer = leaf in ("running_mean", "running_var") or isinstance(parameter, gluon.Constant)
@@ -99,6 +137,15 @@ class GluonHost(Host):
         if isinstance(block, RECURRENT_BLOCKS):  # Gluon lists all weights of all its layers first
             own.sort(key=lambda slot: rank(kind, slot.path[-1]))
         return own
+
+    def stored_names(self, slots: Sequence[Slot]) -> list[list[str]]:
+        structured = {id(p): name for name, p in self.native._collect_params_with_prefix().items()}
+        prefix = self.native.prefix
+        return [
+            [structured.get(id(slot.storage.native), "") for slot in slots],  # Block.save_parameters
+            [slot.storage.native.name for slot in slots],  # collect_params().save, and what export writes
+            [slot.storage.native.name.removeprefix(prefix) for slot in slots],
+        ]
 
     @property
     def data_order(self) -> str:
@@ -121,28 +168,49 @@ class GluonHost(Host):
                 del block.hybrid_forward
             self.native.cast(dtype)
 
-    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
+    def unlisted(self) -> Mapping[str, str]:
+        held = ((path, name, value) for path, _, block in places(self.native) for name, value in vars(block).items())
+        arrays = (
+            (path, name) for path, name, each in held if isinstance(each, mx.nd.NDArray) and each.grad is not None
+        )
+        return {".".join((*path, name)): PLAIN for path, name in arrays}
+
+    @contextmanager
+    def watch(self, on_call: Callable[[Activation], Any], on_enter: OnEnter | None = None) -> Iterator[None]:
         names = LayerNames.of_slots(self.slots(), places(self.native))
-        active = [(block, block._active) for block in blocks(self.native, gluon.HybridBlock)]
-        try:
-            for block, _ in active:  # a compiled graph calls no hooks
-                block._active = False
-            with hook_calls(names, on_call):
-                return self.call(inputs, {}, False)
-        finally:
-            for block, was_active in active:
-                block._active = was_active
+        # a compiled graph calls no blocks; and not by hooks, which change nothing
+        active = ((block, "_active", False) for block in blocks(self.native, gluon.HybridBlock))
+        with temporarily(active), watch_calls(names, on_call, on_enter):
+            yield
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         if isinstance(slot.owner, SymbolBlock):
             return variables(slot.owner)[slot.leaf].options
         return LAYERS.options(slot.options_layer)
 
+    def place(self, array: Any) -> Any:
+        for storage in self._storages:
+            with suppress(RuntimeError):  # of one that is not initialised
+                return array.as_in_context(storage.native.list_ctx()[0])
+        return array
+
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         if autograd.is_recording():  # inside the user's own record(), or a step: the mode is decided there
             return self.native(*inputs, **kwargs)
         with autograd.train_mode() if train else autograd.predict_mode():
             return self.native(*inputs, **kwargs)
+
+    def call_with(self, values: Mapping[Any, Any], inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        changes = []
+        for slot in self.slots():
+            native, there = slot.storage.native, slot.storage.native.list_data()
+            array = values.get(slot.storage)
+            arrays = there if array is None else [array.as_in_context(each.context) for each in there]
+            if slot.buffer:  # running statistics are written into it
+                arrays = [each.copy() for each in arrays]
+            changes.append((native, "_data", arrays))
+        with temporarily(changes):
+            return self.call(inputs, kwargs, train)
 
     def bind(self, slots: Sequence[Slot], storage: Any, view: Layout | None = None) -> None:
         block, leaf = slots[0].owner, slots[0].leaf
@@ -177,15 +245,11 @@ class GluonHost(Host):
         neighbours = frozen_neighbours(self.slots(), storages)
 
         def step(*batch: Any) -> tuple[Any, list[Any]]:
-            renew_gradients(parameters)
-            for parameter in neighbours:
-                arrays = parameter._data
-                autograd.mark_variables(arrays, [_empty_like(a) for a in arrays], ["write"] * len(arrays))
-            with autograd.record(train_mode=train):
-                loss = run(self, *batch)
-            loss.backward(train_mode=train)
-            for parameter in neighbours:
-                parameter._data = [array.detach() for array in parameter._data]
+            poolings = nullcontext() if train else differentiable_poolings(self.native)
+            with renewed_gradients(parameters), _marked(neighbours):
+                with poolings, autograd.record(train_mode=train):
+                    loss = run(self, *batch)
+                _backward(loss, train)
             for storage in storages:
                 if not storage.native.data()._fresh_grad:
                     storage.native.grad()[:] = 0  # the loss does not depend on it
@@ -195,7 +259,24 @@ class GluonHost(Host):
         return step
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> GluonOptimizer:
-        return GluonOptimizer(name, options, storages)
+        return GluonOptimizer(trainer(made(name, options), storages), storages)
+
+    def make_optimizer(self, kind: Any, options: Mapping[str, Any], storages: Sequence[Any]) -> Any:
+        is_one = isinstance(kind, type) and issubclass(kind, mx.optimizer.Optimizer)
+        return kind(**options) if is_one else None
+
+    def native_optimizer(self, native: Any, storages: Sequence[Any]) -> GluonOptimizer | None:
+        if isinstance(native, mx.optimizer.Optimizer):
+            native = trainer(native, storages)
+        return GluonOptimizer(native, storages) if isinstance(native, gluon.Trainer) else None
+
+
+def _backward(loss: Any, train: bool) -> None:
+    try:
+        loss.backward(train_mode=train)
+    except mx.base.MXNetError as error:
+        require_dependence("not in a computational graph" not in str(error))
+        raise
 
 
 def frozen_neighbours(slots: Sequence[Slot], storages: Sequence[Any]) -> list[Any]:
@@ -208,22 +289,48 @@ def frozen_neighbours(slots: Sequence[Slot], storages: Sequence[Any]) -> list[An
     return list({id(each): each.native for each in frozen if each.native._differentiable}.values())
 
 
-def renew_gradients(parameters: Sequence[Any]) -> None:
-    """Give parameters new arrays for their gradients: backward overwrites them, and an earlier step's result must
-    not change. Cheaper than copying every result, since nothing is filled or copied."""
-    data, grads, requests = [], [], []
+@contextmanager
+def _marked(parameters: Sequence[Any]) -> Iterator[None]:
+    """Gradients of frozen parameters that are thrown away, for those that MXNet would not write without."""
     for parameter in parameters:
-        old = parameter._grad
-        parameter._grad = [_empty_like(g) for g in old]
+        arrays = parameter._data
+        autograd.mark_variables(arrays, [_empty_like(a) for a in arrays], ["write"] * len(arrays))
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter._data = [array.detach() for array in parameter._data]
+
+
+@contextmanager
+def renewed_gradients(parameters: Sequence[Any]) -> Iterator[None]:
+    """New arrays for the gradients of parameters: backward overwrites them, and an earlier step's result must not
+    change. Cheaper than copying every result, since nothing is filled or copied. After an error the old ones are back.
+    """
+    before = [parameter._grad for parameter in parameters]
+    data = [array for parameter in parameters for array in parameter._data]
+    fresh = [array._fresh_grad for array in data]
+    for parameter in parameters:
+        parameter._grad = [_empty_like(g) for g in parameter._grad]
         if parameter.grad_req == "add":
             for g in parameter._grad:
                 g[:] = 0
-        data += parameter._data
-        grads += parameter._grad
-        requests += [parameter.grad_req] * len(old)
-    autograd.mark_variables(data, grads, requests)
-    for array in data:
-        array._fresh_grad = False
+    _mark(parameters, data, [False] * len(data))
+    try:
+        yield
+    except BaseException:
+        for parameter, grads in zip(parameters, before, strict=True):
+            parameter._grad = grads
+        _mark(parameters, data, fresh)
+        raise
+
+
+def _mark(parameters: Sequence[Any], data: Sequence[Any], fresh: Sequence[bool]) -> None:
+    """Tell autograd where gradients go, and Trainers whether they are new."""
+    requests = [parameter.grad_req for parameter in parameters for _ in parameter._grad]
+    autograd.mark_variables(data, [g for parameter in parameters for g in parameter._grad], requests)
+    for array, is_fresh in zip(data, fresh, strict=True):
+        array._fresh_grad = is_fresh
 
 
 def _empty_like(array: Any) -> Any:
@@ -231,84 +338,3 @@ def _empty_like(array: Any) -> Any:
         return mx.nd.sparse.zeros(array.stype, array.shape, array.context, array.dtype)
     new = mx.nd.empty(array.shape, array.context, array.dtype)
     return new.as_np_ndarray() if is_np(array) else new
-
-
-class GluonOptimizer:
-    """A gluon.Trainer."""
-
-    def __init__(self, name: str, options: Mapping[str, Any], storages: Sequence[GluonStorage]) -> None:
-        native = Adam(**options) if name == "adam" else Sgd(**options)
-        self._storages = list(storages)
-        self.native = gluon.Trainer([storage.native for storage in storages], native, kvstore=None)
-
-    @property
-    def lr(self) -> float:
-        return float(self.native.learning_rate)
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        if not isinstance(self.native._optimizer, Adam):  # its velocity holds the rate, PyTorch's does not
-            for updater in self.native._updaters:
-                for state in updater.states.values():
-                    if state is not None:
-                        state *= value / self.lr
-        self.native.set_learning_rate(value)
-
-    def apply(self, storages: Sequence[Any], grads: Sequence[Any]) -> None:
-        for storage in self._storages:
-            if storage.trainable:
-                storage.native.data()._fresh_grad = False
-        for storage, grad in zip(storages, grads, strict=True):
-            own = storage.native.grad()
-            if own is not grad:
-                own[:] = grad
-            storage.mark_fresh()
-        self.native.step(1, ignore_stale_grad=True)  # it updates the fresh ones; 1: the loss is a mean already
-
-
-# The update operators of MXNet 1.9.1 take their rates as float32. For float64 parameters the two optimizers below
-# compute the same formulas by array arithmetic, which takes float64 rates; other dtypes use MXNet's operators.
-
-
-class Sgd(mx.optimizer.NAG):  # type: ignore[misc,name-defined]
-    """MXNet's SGD, with momentum of either kind. The velocity is ``-lr`` times PyTorch's."""
-
-    def __init__(self, lr: float, momentum: float = 0.0, nesterov: bool = False) -> None:
-        super().__init__(learning_rate=lr, momentum=momentum)
-        self._nesterov = nesterov
-        self._plain = mx.optimizer.SGD(learning_rate=lr, momentum=momentum)
-
-    def update_multi_precision(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
-        if weight.dtype == np.float64:
-            change = grad * -self._get_lr(index)
-            if state is not None:
-                state[:] = state * self.momentum + change
-                change = state * self.momentum + change if self._nesterov else state
-            weight[:] = weight + change
-        elif self._nesterov:
-            super().update(index, weight, grad, state)
-        else:
-            self._plain.set_learning_rate(self.learning_rate)
-            self._plain.update([index], [weight], [grad], [state])
-
-
-class Adam(mx.optimizer.Adam):  # type: ignore[misc,name-defined]
-    """MXNet's Adam with PyTorch's eps: MXNet adds it before the bias correction, so it is scaled by that first."""
-
-    def __init__(self, lr: float, beta1: float, beta2: float, eps: float) -> None:
-        super().__init__(learning_rate=lr, beta1=beta1, beta2=beta2, epsilon=eps)
-        self._eps = eps
-
-    def update(self, index: Any, weight: Any, grad: Any, state: Any) -> None:
-        t = self._index_update_count.get(index, self.begin_num_update) + 1
-        correction = math.sqrt(1 - self.beta2**t)
-        self.epsilon = self._eps * correction
-        if weight.dtype != np.float64:
-            super().update(index, weight, grad, state)
-            return
-        self._update_count(index)
-        mean, square = state
-        mean[:] = mean + (grad - mean) * (1 - self.beta1)
-        square[:] = square + (grad * grad - square) * (1 - self.beta2)
-        rate = self._get_lr(index) * correction / (1 - self.beta1**t)
-        weight[:] = weight - mean * rate / (square.sqrt() + self.epsilon)

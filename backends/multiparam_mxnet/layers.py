@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from multiparam.adapter import GATED, Layers, LeafNames, Place, momentum_from_decay, walk
+from multiparam.adapter import GATED, Holders, Layers, LeafNames, Place, momentum_from_decay, walk
 
 from .load import load
+from .norms import GroupNorm, InstanceNorm, RMSNorm
 
 mx = load()
 gnn, rnn = mx.gluon.nn, mx.gluon.rnn
@@ -45,6 +46,9 @@ LAYERS = Layers(
         gnn.LayerNorm: "layernorm",
         gnn.GroupNorm: "groupnorm_by_group",
         gnn.InstanceNorm: "instancenorm",
+        GroupNorm: "groupnorm",
+        InstanceNorm: "instancenorm",
+        RMSNorm: "rmsnorm",
         gnn.BatchNorm: "batchnorm",
         rnn.RNN: "rnn",
         rnn.LSTM: "lstm",
@@ -56,7 +60,8 @@ LAYERS = Layers(
     {
         "layernorm": {"gamma": ("weight", "*"), "beta": ("bias", "*")},
         "groupnorm_by_group": {"gamma": ("weight", "G"), "beta": ("bias", "G")},
-        **dict.fromkeys(("instancenorm", "batchnorm"), CHANNEL_NORM),
+        **dict.fromkeys(("groupnorm", "instancenorm", "batchnorm"), CHANNEL_NORM),
+        "rmsnorm": {"gamma": ("weight", "*")},
         "prelu": {"alpha": ("weight", "C")},
     },
     {
@@ -65,6 +70,8 @@ LAYERS = Layers(
         "conv_transpose": {**CONV, "output_padding": lambda block: tuple(block._kwargs["adj"])},
         "layernorm": {"eps": "_epsilon"},
         "instancenorm": {"eps": "_epsilon"},
+        "rmsnorm": {"eps": "_epsilon"},
+        "groupnorm": {"eps": "_epsilon", "groups": "num_groups"},
         "batchnorm": {
             "eps": lambda block: block._kwargs["eps"],
             "momentum": lambda block: momentum_from_decay(block._kwargs["momentum"]),
@@ -106,6 +113,40 @@ def _child_name(parent: Any, position: int, key: str, child: Any) -> str:
     inside = key.removeprefix(parent.prefix).rstrip("_") or key
     made_up = key.rstrip("_") == child.name and re.fullmatch(rf"(.*_)?{re.escape(child._alias())}\d+", inside)
     return str(position) if made_up else inside
+
+
+def held_children(root: Any, all_places: Iterable[Place]) -> Holders:
+    """Under which key each block is held by the one above it."""
+    holders, by_path = Holders(root), dict[tuple[str, ...], Any]()
+    for path, _, block in all_places:
+        by_path[path] = block
+        if path:
+            above = by_path[path[:-1]]
+            key = next(key for key, child in above._children.items() if child is block)
+            key = path[-1] if above._children.get(path[-1]) is block else key
+            holders.add(path, path[:-1], block, above._children.get, key)
+    return holders
+
+
+def fingerprint(root: Any) -> Any:
+    """What is another where a block or a Parameter has been put in the place of one, added or taken away."""
+    every: dict[int, Any] = {}  # a block used twice once
+    waiting, names, held = [root], list[str](), list[Any]()
+    while waiting:
+        block = waiting.pop()
+        if id(block) in every:
+            continue
+        every[id(block)] = block
+        if children := block._children:
+            names += children
+            waiting += children.values()
+        registered, all_of_it = block._reg_params, block._params._params
+        names += registered
+        held += registered.values()
+        if len(all_of_it) > len(registered):  # some are in no attribute
+            names += all_of_it
+            held += all_of_it.values()
+    return names, [*every], [*map(id, held)]
 
 
 def blocks(block: Any, kind: Any = mx.gluon.Block) -> list[Any]:

@@ -180,3 +180,8 @@ class TiedView(mx.gluon.Parameter):  # type: ignore[misc,name-defined]
     def cast(self, dtype: Any) -> None:
         self.source.cast(dtype)
         self._dtype = np.dtype(dtype)
+
+
+def untied(parameter: Any) -> tuple[Any, Layout | None]:
+    """The Parameter that has the array of one that a block holds, and the layout that the block sees of it."""
+    return (parameter.source, parameter.view) if isinstance(parameter, TiedView) else (parameter, None)

@@ -68,7 +68,7 @@ def auxiliary(block: Any) -> set[str]:
 
 
 def _read(nodes: list[dict[str, Any]], parameters: set[str]) -> dict[str, Variable]:
-    found: dict[str, Variable] = {}
+    variables: dict[str, Variable] = {}
     made_by_gluon: set[str] = set()
     numbers: dict[str, int] = {}
     for node in nodes:
@@ -87,9 +87,9 @@ def _read(nodes: list[dict[str, Any]], parameters: set[str]) -> dict[str, Variab
             options = _options(kind, attributes) if leaf else {}
             last_axis = leaf == "weight" and str(attributes.get("layout", "")).endswith("C")
             layout = CHANNELS_LAST.get(kind, "") if last_axis else ""
-            found.setdefault(name, Variable(where, number, leaf or last, kind, layout, options))
+            variables.setdefault(name, Variable(where, number, leaf or last, kind, layout, options))
     short = _without_counters(list(numbers), made_by_gluon)
-    return {name: variable._replace(layer=short[variable.layer]) for name, variable in found.items()}
+    return {name: variable._replace(layer=short[variable.layer]) for name, variable in variables.items()}
 
 
 def _shared_tokens(names: list[str]) -> str:
@@ -114,8 +114,8 @@ def _without_counters(layers: list[str], made_by_gluon: Iterable[str]) -> dict[s
     are in, or else the number behind the first word, in the place of which it is counted here. What a user called
     a node, and numbers inside a scope, stay."""
     tokens = {layer: layer.split("_") for layer in layers}
-    ours = set(made_by_gluon)
-    if not ours:
+    by_gluon = set(made_by_gluon)
+    if not by_gluon:
         return {layer: layer for layer in layers}
     inside = len(_shared([each[:-1] for each in tokens.values()])) if len(layers) > 1 else 0
     if inside:
@@ -124,7 +124,7 @@ def _without_counters(layers: list[str], made_by_gluon: Iterable[str]) -> dict[s
     names = {}
     for layer, (first, *rest) in tokens.items():
         match = re.fullmatch(r"(.*\D)(\d+)", first)
-        if match and layer in ours:
+        if match and layer in by_gluon:
             of_word = counted.setdefault(match[1], {})
             first = f"{match[1]}{of_word.setdefault(match[2], len(of_word))}"
         names[layer] = "_".join([first, *rest])

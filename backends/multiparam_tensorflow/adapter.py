@@ -8,12 +8,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import multiparam.adapter as mpa
 from multiparam.errors import MultiparamWarning, UnknownShapes, Unrecognised
 
 from .build import functional
+from .calls import call
+from .framework import is_tensor, tf
 from .host import KerasHost
 from .storage import KerasStorage, namespace, to_numpy
 from .walk import applied, is_layer, is_unbuilt, repeated, walk
@@ -22,7 +23,7 @@ from .walk import applied, is_layer, is_unbuilt, repeated, walk
 class TensorflowAdapter(mpa.Adapter):
     """Keras on TensorFlow."""
 
-    def wrap(self, native: Any, inputs: tuple[Any, ...]) -> KerasHost:
+    def wrap(self, native: Any, inputs: mpa.Inputs) -> KerasHost:
         if not is_layer(native):
             raise Unrecognised(f"mp.wrap takes a Keras model or layer, not {type(native).__qualname__}.")
         twice = repeated(native)
@@ -39,7 +40,7 @@ class TensorflowAdapter(mpa.Adapter):
                     "Pass example inputs, mp.wrap(net, X), or call it once."
                 )
             if inputs:
-                native(*inputs)
+                call(native, inputs.positional, inputs.keywords)
             elif complete:
                 warnings.warn(
                     f"No call of {native.name!r} has reached its layer {idle.name!r}, which is left out. Where it "
@@ -72,15 +73,22 @@ class TensorflowAdapter(mpa.Adapter):
         return namespace(array)
 
     def detach(self, array: Any) -> Any:
-        if tf.is_tensor(array):
+        if is_tensor(array):
             return tf.stop_gradient(array)
         return keras.ops.copy(keras.ops.stop_gradient(array))  # torch's may alias the variable
 
-    def mse(self, prediction: Any, target: Any) -> tf.Tensor:
+    def mse(self, prediction: Any, target: Any) -> Any:
+        if not is_tensor(prediction):
+            return keras.ops.mean(keras.ops.square(prediction - keras.ops.cast(target, prediction.dtype)))
         return tf.reduce_mean(tf.math.squared_difference(prediction, tf.cast(target, prediction.dtype)))
 
-    def cross_entropy(self, logits: Any, labels: Any) -> tf.Tensor:
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    def cross_entropy(self, logits: Any, labels: Any, ignore_index: int) -> Any:
+        if not is_tensor(logits):
+            return _cross_entropy(logits, labels, ignore_index)
+        labels = tf.cast(labels, tf.int64)
+        kept = tf.not_equal(labels, ignore_index)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.where(kept, labels, 0), logits)
+        return tf.reduce_sum(tf.where(kept, losses, 0)) / tf.reduce_sum(tf.cast(kept, losses.dtype))
 
     def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
         roots = {base.__module__.partition(".")[0] for base in type(function).__mro__}
@@ -93,3 +101,14 @@ class TensorflowAdapter(mpa.Adapter):
             storage.native.assign(seeded(storage.shape, dtype=storage.dtype))
 
         return fill
+
+
+def _cross_entropy(logits: Any, labels: Any, ignore_index: int) -> Any:
+    """On another backend of Keras'."""
+    ops = keras.ops
+    labels = ops.cast(labels, "int32")
+    kept = ops.not_equal(labels, ignore_index)
+    shown = ops.where(kept, labels, ops.zeros_like(labels))
+    losses = ops.sparse_categorical_crossentropy(shown, logits, from_logits=True)
+    kept = ops.cast(kept, losses.dtype)
+    return ops.sum(losses * kept) / ops.sum(kept)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from keras import layers, ops
 from multiparam import nn
 from multiparam.adapter import Architecture, Node, data_permutation
 
-from .walk import built
+from .walk import built, counts
 
 Apply = Callable[[Any], Any]
 
@@ -32,6 +33,11 @@ class BatchNorm(layers.BatchNormalization):  # type: ignore[misc]
         return outputs
 
 
+@keras.saving.register_keras_serializable("multiparam")
+class InstanceNorm(layers.GroupNormalization):  # type: ignore[misc]
+    """Keras' GroupNormalization with a group for each channel."""
+
+
 def functional(architecture: Architecture, dtype: str) -> Any:
     """The model; the places of the layers that are layers in Keras too are noted, and the others plain functions."""
     natives: dict[int, Any] = {}
@@ -43,9 +49,13 @@ def functional(architecture: Architecture, dtype: str) -> Any:
         if function is None and not steps:
             native = natives[id(node.layer)] = _native(node, dtype, len(natives))
             padding = nn.sizes(node.layer.padding, len(node.input) - 1) if isinstance(node.layer, nn.Conv) else ()
-            function = lambda x: native(_pad(x, padding, 0.0))  # noqa: E731
+            function = lambda x: _cut(native(_pad(x, padding, 0.0)), node)  # noqa: E731
 
         def apply(x: Any) -> Any:
+            if isinstance(node.layer, nn.Join):
+                return _permute(
+                    _joined(node, [_branch(child, step, x) for child, step in steps]), node.shape, node.after
+                )
             y = x if function is None else function(x)
             for child, step in steps:
                 y = step(_permute(y, child.input, child.convert))
@@ -59,7 +69,52 @@ def functional(architecture: Architecture, dtype: str) -> Any:
     model = keras.Model(x, apply(_permute(x, root.input, root.convert)))
     uses = [node for node in architecture.leaves() if id(node.layer) in natives]
     built[model] = [(node.path, node.positions, natives[id(node.layer)]) for node in uses]
+    counts[model] = {node.path: len(node.children) for node in _containers(root)}
     return model
+
+
+def _branch(node: Node, step: Apply, x: Any) -> Any:
+    return _permute(step(_permute(x, node.input, node.convert)), node.shape, node.rejoin)
+
+
+def _joined(node: Node, outputs: list[Any]) -> Any:
+    if isinstance(node.layer, nn.Concat):
+        return ops.concatenate(outputs, node.axis)
+    return functools.reduce(ops.add, outputs)
+
+
+def _cut(y: Any, node: Node) -> Any:
+    """Of a transposed convolution, what PyTorch's padding leaves."""
+    if not isinstance(node.layer, nn.ConvTranspose):
+        return y
+    padding = nn.sizes(node.layer.padding, len(node.input) - 1)
+    return y[(slice(None), *(slice(p, p + n) for p, n in zip(padding, node.shape[1:], strict=True)))]
+
+
+def _over_space(reduce: Callable[..., Any]) -> Apply:
+    return lambda x: reduce(x, axis=tuple(range(1, len(x.shape) - 1)))
+
+
+def _tokens(x: Any) -> Any:
+    return ops.transpose(ops.reshape(x, (-1, x.shape[1], math.prod(x.shape[2:]))), (0, 2, 1))
+
+
+FUNCTIONS: dict[type, Apply] = {
+    nn.ReLU: ops.relu,
+    nn.Tanh: ops.tanh,
+    nn.Sigmoid: ops.sigmoid,
+    nn.Softmax: ops.softmax,
+    nn.Identity: lambda x: x,
+    nn.GlobalAvgPool: _over_space(ops.mean),
+    nn.GlobalMaxPool: _over_space(ops.max),
+    nn.Tokens: _tokens,
+}
+
+
+def _containers(node: Node) -> Iterator[Node]:
+    yield node
+    for child in node.children:
+        yield from _containers(child)
 
 
 def _permute(x: Any, shape: nn.Shape, order: str | None) -> Any:
@@ -79,8 +134,7 @@ def _function(node: Node, dtype: str) -> Apply | None:
         case nn.GELU(approximate):
             return lambda x: _gelu(x, approximate == "tanh")
         case layer:
-            plain = {nn.ReLU: ops.relu, nn.Tanh: ops.tanh, nn.Sigmoid: ops.sigmoid, nn.Softmax: ops.softmax}
-            return plain.get(type(layer))
+            return FUNCTIONS.get(type(layer))
 
 
 def _max_pool(x: Any, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Any:
@@ -131,6 +185,16 @@ def _native(node: Node, dtype: str, number: int) -> Any:
                 layer.out_channels, nn.sizes(layer.kernel_size, n), nn.sizes(layer.stride, n), "valid",
                 dilation_rate=nn.sizes(layer.dilation, n), groups=layer.groups, use_bias=layer.bias, **common,
             )  # fmt: skip
+        case nn.ConvTranspose():
+            kernel, stride, _ = layer.windows(n)
+            convs = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+            return convs[n - 1](layer.out_channels, kernel, stride, "valid", use_bias=layer.bias, **common)
+        case nn.GroupNorm():
+            return layers.GroupNormalization(layer.num_groups, epsilon=layer.eps, **common)
+        case nn.InstanceNorm():
+            return InstanceNorm(node.input[0], epsilon=layer.eps, **common)
+        case nn.RMSNorm():
+            return layers.RMSNormalization(epsilon=layer.eps, **common)
         case nn.BatchNorm():
             return BatchNorm(momentum=1 - layer.momentum, epsilon=layer.eps, **common)
         case nn.LayerNorm():

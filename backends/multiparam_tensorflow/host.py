@@ -9,21 +9,27 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 import multiparam.adapter as mpa
 from multiparam.errors import MultiparamWarning, Unsupported
 
-from .layers import LAYERS, composite_of, leaves_of
-from .optimizers import KerasOptimizer
+from .calls import call
+from .framework import is_variable, tf
+from .layers import LAYERS, composite_of, giving_path, leaves_of, options_of
+from .optimizers import KerasOptimizer, NamedOptimizer, library_of
+from .replicas import on_replicas, strategy_of
 from .storage import KerasStorage, TiedView, namespace, tf_variable, to_numpy
-from .variables import own_lists, variables
-from .walk import Path, aliases, built, places, walk
+from .stored_names import stored_names
+from .variables import held, own_lists, variables
+from .walk import Path, aliases, built, count_children, places, walk
+from .watch import fingerprint, holders
+from .wide import computing_in_float64
 
 Open = tuple[Path, int, mpa.Composite, Any]  # path, first slot, how it folds, layer
-WIDENED = ("float32", "float16", "bfloat16")  # whose numbers float64 has exactly
 # What a model compiled for the variables it had, in Keras 3 and tf_keras.
 COMPILED = ("train_function", "test_function", "predict_function", "train_tf_function")
+# The batches that a tf_keras model has seen in this process: in no file of Keras', and nothing of the model.
+COUNTERS = ("_train_counter", "_test_counter", "_predict_counter")
 
 
 def _is_in(variable: Any, group: Sequence[Any]) -> bool:
@@ -37,12 +43,15 @@ class KerasHost(mpa.Host):
     def __init__(self, native: Any) -> None:
         self.native = native
         self._storages: mpa.Storages[KerasStorage] = mpa.Storages()
+        self._holders = mpa.Holders(native)
         self._training = "training" in inspect.signature(native.call).parameters
 
     def slots(self) -> list[mpa.Slot]:
         slots: list[mpa.Slot] = []
         inside: list[Open] = []  # the composite layers that the walk is in
-        for path, positions, layer in places(self.native):
+        all_places = places(self.native)
+        self._holders = holders(self.native, all_places)
+        for path, positions, layer in all_places:
             _leave(inside, path, slots)
             if (composite := composite_of(layer)) is not None:
                 inside.append((path, len(slots), composite, layer))
@@ -58,9 +67,20 @@ class KerasHost(mpa.Host):
         self._storages.keep(slots)
         return slots
 
+    def fingerprint(self) -> Any:
+        return fingerprint(self.native)
+
+    def holds(self, slot: mpa.Slot) -> bool:
+        storage: Any = slot.storage
+        there, view = held(slot.owner, slot.leaf, storage.native)
+        return there and view == slot.view and self._holders.lead_to(slot.path[:-1], slot.owner)
+
     def aliases(self) -> Mapping[Path, Path]:
         """The attributes and positions of layers that have given names."""
         return {} if self.native in built else dict(aliases(self.native))
+
+    def count_children(self, path: Path) -> int | None:
+        return count_children(self.native, path)
 
     def _own(self, layer: Any, path: Path, positions: tuple[int, ...]) -> list[mpa.Slot]:
         """The slots of a layer's own variables, in canonical order."""
@@ -88,28 +108,53 @@ class KerasHost(mpa.Host):
         return "first" if self.native in built or "channels_first" in formats else "last"
 
     def in_float64(self) -> AbstractContextManager[None] | None:
-        layers = [layer for _, _, layer in walk(self.native)]
-        if not all(isinstance(layer, keras.layers.Layer) and layer.dtype in WIDENED for layer in layers):
-            return None  # tf_keras casts no variable up
-        # Keras 3 casts its variables where a layer computes in another dtype, and up is exact.
-        policies = {dtype: keras.DTypePolicy(dtype) for dtype in WIDENED}
-        for policy in policies.values():
-            policy._compute_dtype = "float64"
-        return mpa.temporarily([(layer, "dtype_policy", policies[layer.dtype]) for layer in layers])
+        return computing_in_float64([layer for _, _, layer in walk(self.native)])
 
-    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[mpa.Activation], None]) -> Any:
+    def unlisted(self) -> Mapping[str, str]:
+        layers = {id(layer): (path, layer) for path, _, layer in places(self.native)}.values()
+        held = ((path, name, value, layer) for path, layer in layers for name, value in vars(layer).items())
+        return {
+            ".".join((*path, name)): PLAIN
+            for path, name, value, layer in held
+            if is_variable(value) and name not in COUNTERS and not _is_in(value, layer.weights)
+        }
+
+    def watch(
+        self, on_call: Callable[[mpa.Activation], Any], on_enter: mpa.OnEnter | None = None
+    ) -> AbstractContextManager[None]:
         holding = {slot.path[:-1] for slot in self.slots()}
-        names = ((mpa.paths.text(path), layer) for path, _, layer in places(self.native) if path in holding)
-        with mpa.watch_calls(mpa.LayerNames(names), on_call):
-            return self.call(inputs, {}, False)
+        giving = ((giving_path(path, layer), layer) for path, _, layer in places(self.native))
+        names = ((mpa.paths.text(path), layer) for path, layer in giving if path in holding)
+        return mpa.watch_calls(mpa.LayerNames(names), on_call, on_enter)
+
+    def stored_names(self, slots: Sequence[mpa.Slot]) -> list[list[str]]:
+        return stored_names(self.native, slots)
 
     def options(self, slot: mpa.Slot) -> Mapping[str, Any]:
-        return LAYERS.options(slot.options_layer)
+        return options_of(slot)
+
+    def low_rank_scale(self, slot: mpa.Slot) -> float | None:
+        if not getattr(slot.owner, "lora_enabled", False) or slot.path[-1] not in (
+            "lora_kernel_a",
+            "lora_embeddings_a",
+        ):
+            return None
+        return float(slot.owner.lora_alpha / slot.owner.lora_rank)
 
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         if self._training:
             kwargs = {"training": train, **kwargs}
-        return self.native(*inputs, **kwargs)
+        return call(self.native, inputs, kwargs)
+
+    def call_with(self, values: Mapping[Any, Any], inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
+        if not isinstance(self.native, keras.layers.Layer):
+            raise Unsupported(
+                "tf_keras has no functional form: its layers compute with their tf.Variables. Keras 3 has one; here "
+                "differentiate an objective, net.value_and_grad, or by a tf.GradientTape over the variables."
+            )
+        pairs = [(storage.native, array) for storage, array in values.items()]
+        with keras.StatelessScope(state_mapping=pairs):  # what training writes stays in the scope
+            return self.call(inputs, kwargs, train)
 
     def set_trainable(self, storages: Sequence[Any], flag: bool) -> None:
         chosen = {id(storage.native) for storage in storages}
@@ -134,12 +179,13 @@ class KerasHost(mpa.Host):
         # variables by their values.
         for group in own_lists(layer):
             group[:] = [new if v is old else v for v in group]
-        for ids in getattr(getattr(layer, "_tracker", None), "stored_ids", {}).values():
-            if id(old) in ids:
-                ids.remove(id(old))
+        own = "trainable_variables" if _is_in(new, own_lists(layer)[0]) else "non_trainable_variables"
+        for name, ids in getattr(getattr(layer, "_tracker", None), "stored_ids", {}).items():
+            if id(old) in ids or name == own:  # native code may have put the old one there and told no tracker
+                ids.discard(id(old))
                 ids.add(id(new))
         layer.__dict__[attribute] = new if view is None else TiedView(new, view)
-        if isinstance(new, tf.__internal__.tracking.Trackable):  # what tf.train.Checkpoint saves
+        if tf is not None and isinstance(new, tf.__internal__.tracking.Trackable):  # what tf.train.Checkpoint saves
             layer._track_trackable(new, attribute, overwrite=True)
         self._storages.add(storage)
         for _, _, model in walk(self.native):
@@ -171,10 +217,14 @@ class KerasHost(mpa.Host):
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(sources)
                 loss = run(self, *batch)
-            grads = tape.gradient(loss, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            return loss, [tf.convert_to_tensor(grad) for grad in grads]  # an embedding's are sparse slices
+            grads = tape.gradient(loss, sources)
+            mpa.require_dependence(any(grad is not None for grad in grads))
+            dense = [tf.zeros_like(v) if grad is None else grad for v, grad in zip(sources, grads, strict=True)]
+            return loss, [tf.convert_to_tensor(grad) for grad in dense]  # an embedding's are sparse slices
 
-        compiled = tf.function(gradients, autograph=False)
+        once = on_replicas(strategy_of(sources), gradients)
+        refusals = (tf.errors.OperatorNotAllowedInGraphError, NotImplementedError)
+        compiled = mpa.compiled_if_possible(tf.function(once, autograph=False), once, refusals)
 
         def step(*batch: Any) -> tuple[Any, list[Any]]:
             loss, grads = compiled(*batch)
@@ -186,7 +236,22 @@ class KerasHost(mpa.Host):
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> KerasOptimizer:
         _require_tensorflow(storages, "optimizers")
-        return KerasOptimizer(name, options, storages)
+        return NamedOptimizer(name, options, storages)
+
+    def make_optimizer(self, kind: Any, options: Mapping[str, Any], storages: Sequence[Any]) -> Any:
+        is_one = isinstance(kind, type) and issubclass(kind, library_of(storages).optimizers.Optimizer)
+        return kind(**options) if is_one else None
+
+    def native_optimizer(self, native: Any, storages: Sequence[Any]) -> KerasOptimizer | None:
+        _require_tensorflow(storages, "optimizers")
+        is_one = isinstance(native, library_of(storages).optimizers.Optimizer)
+        return KerasOptimizer(native, storages) if is_one else None
+
+
+PLAIN = (
+    "a tf.Variable in a plain attribute, which Keras lists nowhere. Make it by add_weight, or as a keras.Variable, and "
+    "it is found."
+)
 
 
 def _leave(inside: list[Open], path: Path | None, slots: list[mpa.Slot]) -> None:

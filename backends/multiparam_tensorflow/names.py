@@ -29,7 +29,7 @@ def given_names(parent: Any, children: Sequence[Child]) -> dict[int, str]:
     """
     names: dict[int, str] = {}
     seen: set[int] = set()
-    base = _auto_base(parent) if children else None
+    base = auto_base(parent) if children else None
     for i, (_, layer) in enumerate(children):
         name = None if id(layer) in seen else _given_name(layer, base)
         seen.add(id(layer))
@@ -46,13 +46,13 @@ def given_names(parent: Any, children: Sequence[Child]) -> dict[int, str]:
 def counted_names(layers: Sequence[Any], taken: Collection[str] = ()) -> list[str]:
     """Names of layers that no attribute holds: the user's where there is one, else the class and a count among these,
     which passes over the names that are ``taken``."""
-    given = [None if _auto_base(layer) is not None else str(layer.name) for layer in layers]
+    given = [None if auto_base(layer) is not None else str(layer.name) for layer in layers]
     times = Counter(given)
     names: list[str | None] = [name if name not in taken and times[name] == 1 else None for name in given]
     used = {*taken, *(name for name in names if name is not None)}
     for i, layer in enumerate(layers):
         if names[i] is None:
-            base = str(given[i] or _auto_base(layer))
+            base = str(given[i] or auto_base(layer))
             counted = itertools.chain([base], (f"{base}_{n}" for n in itertools.count(1)))
             free = next(name for name in counted if name not in used)
             used.add(free)
@@ -64,13 +64,13 @@ def _given_name(layer: Any, base: str | None) -> str | None:
     """The name the user gave; without the parent's, where Keras made that up, from ``base``, and the user put it in
     front."""
     name = str(layer.name)
-    if _auto_base(layer) is not None:
+    if auto_base(layer) is not None:
         return None
     inside = base and re.fullmatch(rf"{re.escape(base)}(_\d+)?[_/](?P<rest>[^\W\d].*)", name)
     return inside["rest"] if inside else name
 
 
-def _auto_base(layer: Any) -> str | None:
+def auto_base(layer: Any) -> str | None:
     """What Keras counts where it has made up a layer's name; None where it has not."""
     name = str(layer.name)
     return next((base for base in _auto_bases(type(layer).__name__) if _is_counted(name, base)), None)

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import multiparam.adapter as mpa
 
+from .framework import is_tensor, is_variable, tf
+
 # TensorFlow's names for what the array API standard names.
-TENSORS = SimpleNamespace(permute_dims=tf.transpose, reshape=tf.reshape, flip=tf.reverse, concat=tf.concat)
+TENSORS = tf and SimpleNamespace(permute_dims=tf.transpose, reshape=tf.reshape, flip=tf.reverse, concat=tf.concat)
 
 
 def namespace(array: Any) -> Any:
     """That of TensorFlow's tensors, or of another backend of Keras'."""
-    return TENSORS if tf.is_tensor(array) else keras.ops
+    return TENSORS if is_tensor(array) else keras.ops
 
 
 def tf_variable(variable: Any) -> Any:
     """The tf.Variable behind a Keras 3 one, which on TensorFlow is a wrapper."""
-    return variable if isinstance(variable, tf.Variable) else variable._value
+    return variable if is_variable(variable) else variable._value
 
 
 def to_tensor(variable: Any) -> Any:
     """A variable as the tensor that its backend computes with."""
-    if isinstance(variable, tf.Variable) or keras.backend.backend() == "tensorflow":
+    if is_variable(variable) or keras.backend.backend() == "tensorflow":
         return tf.convert_to_tensor(variable)
     return variable.value
 
@@ -38,24 +37,22 @@ def to_numpy(array: Any) -> np.ndarray:
     """An array of TensorFlow, Keras or a backend of Keras' as numpy."""
     if isinstance(array, keras.Variable):
         array = to_tensor(array)
-    if isinstance(array, (tf.Tensor, tf.Variable)):
+    if is_tensor(array) or is_variable(array):
         return np.asarray(array.numpy())  # np.asarray alone fails for a scalar of bfloat16, as of TensorFlow 2.21
     return np.asarray(keras.ops.convert_to_numpy(array) if hasattr(array, "detach") else array)  # torch's may track
 
 
-class KerasStorage:
+class KerasStorage(mpa.KeptGradient):
     """A Keras 3 Variable, or tf_keras' tf.Variable.
 
     Attributes:
         native: The variable.
         layer: One that holds it; tf_keras freezes layers, not variables.
-        gradient: What the last step left.
     """
 
     def __init__(self, native: Any, layer: Any) -> None:
         self.native = native
         self.layer = layer
-        self.gradient: Any = None
         self._shape: tuple[int, ...] | None = None
 
     @property
@@ -86,12 +83,6 @@ class KerasStorage:
     def write(self, value: np.ndarray) -> None:
         self.native.assign(mpa.contiguous(value))  # a tensor may alias what it is made of
 
-    def grad(self) -> Any | None:
-        return self.gradient
-
-    def hold_grad(self) -> Callable[[], None]:
-        return partial(setattr, self, "gradient", self.gradient)
-
 
 class TiedView:
     """What a layer's attribute holds where a transposed tie is: another variable, ``source``, in this layout.
@@ -108,8 +99,8 @@ class TiedView:
         tensor = to_tensor(self.source)
         return self.layout.apply(tensor, namespace(tensor))
 
-    def __tf_tensor__(self, dtype: Any = None, name: Any = None) -> tf.Tensor:
-        value: tf.Tensor = self.value
+    def __tf_tensor__(self, dtype: Any = None, name: Any = None) -> Any:
+        value: Any = self.value
         return value if dtype is None or value.dtype == dtype else tf.cast(value, dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -28,7 +28,7 @@ def variables(layer: Any) -> Iterator[tuple[Path, Any]]:
     attributes, names = vars(layer), holders.setdefault(type(layer), [])
     inside: dict[int, Path] | None = None
     taken: set[Path] = set()
-    for variable in (v for group in own_lists(layer) for v in group):
+    for variable in {id(v): v for group in own_lists(layer) for v in group}.values():  # a tie may list one twice
         name = next(
             (name for name in itertools.chain(names, attributes) if _holds(attributes.get(name), variable)), None
         )
@@ -41,6 +41,14 @@ def variables(layer: Any) -> Iterator[tuple[Path, Any]]:
             place = inside.get(id(variable)) or _unheld(variable, {*taken, *((each,) for each in attributes)})
         taken.add(place)
         yield place, variable
+
+
+def held(layer: Any, place: str, variable: Any) -> tuple[bool, Any]:
+    """Whether a layer still holds a variable as its own, at the place where it did, and in which layout it shows it."""
+    value = vars(layer).get(place, layer)
+    if value is layer:  # inside a list or mapping, or in no attribute
+        return any(variable is each for group in own_lists(layer) for each in group), None
+    return _holds(value, variable), value.layout if isinstance(value, TiedView) else None
 
 
 def _holds(value: Any, variable: Any) -> bool:

@@ -22,6 +22,8 @@ Place = tuple[Path, tuple[int, ...], Any]  # path, positions, layer
 
 # The places of the models mp.build made: a shared layer's second name is nowhere in a Functional model.
 built: weakref.WeakKeyDictionary[Any, list[Place]] = weakref.WeakKeyDictionary()
+# How many children each layer of these has, by its path: activations and poolings are no Keras layers.
+counts: weakref.WeakKeyDictionary[Any, dict[Path, int]] = weakref.WeakKeyDictionary()
 # tf_keras' metrics are layers too, and none of a model's.
 IS_LAYER = mpa.ByClass({f"{root}.{name}": name == "Layer" for root in ROOTS for name in ("Layer", "Metric")})
 # Where Keras 3, Keras on torch and TensorFlow list again, for themselves, what attributes hold.
@@ -48,6 +50,24 @@ def is_unbuilt(layer: Any) -> bool:
 def places(model: Any) -> list[Place]:
     """Every use of every layer of a model in definition order."""
     return built.get(model) or list(walk(model))
+
+
+def count_children(model: Any, path: Path) -> int | None:
+    """How many children a layer has, or a list in an attribute of one; None where there is no such layer."""
+    if model in counts:
+        return counts[model].get(path)
+    known = {place: layer for place, _, layer in walk(model)}
+    alias = dict(aliases(model)).get(path, path)
+    if alias in known:
+        return len(_children(known[alias]))
+    above = next((n for n in range(len(path) - 1, -1, -1) if path[:n] in known), 0)
+    listed: Any = vars(known[path[:above]])
+    for segment in path[above:]:
+        if isinstance(listed, (list, tuple)):
+            listed = listed[int(segment)] if segment.isdigit() and int(segment) < len(listed) else None
+        else:
+            listed = listed.get(segment) if isinstance(listed, Mapping) else None
+    return len(listed) if isinstance(listed, (list, tuple)) else None
 
 
 def walk(

@@ -9,6 +9,10 @@ backend = BackendInfo(
     requires=("torch",),
     adapter="multiparam_torch.adapter:TorchAdapter",
     install='pip install "multiparam[torch]"',
-    reads=dict.fromkeys((".pt", ".pth", ".bin"), "multiparam_torch.files:read"),
+    reads={
+        **dict.fromkeys((".pt", ".pth", ".bin"), "multiparam_torch.zip_files:read"),
+        "dcp/": "multiparam_torch.distributed:read",
+    },
     writes=dict.fromkeys((".pt", ".pth"), "multiparam_torch.files:write"),
+    aliases=("pytorch",),
 )

@@ -11,17 +11,18 @@ import torch
 from torch import nn as tnn
 from torch.nn.parameter import is_lazy
 
-from multiparam.adapter import Adapter, Architecture, Unrecognised, numpy_dtype
+from multiparam.adapter import Adapter, Architecture, Inputs, Unrecognised, numpy_dtype
 
 from .arrays import CARRIERS, dtype_name, from_numpy
 from .build import make
 from .host import TorchHost
+from .sharded import local
 
 
 class TorchAdapter(Adapter):
     """torch.nn and torch.optim."""
 
-    def wrap(self, native: Any, inputs: tuple[Any, ...]) -> TorchHost:
+    def wrap(self, native: Any, inputs: Inputs) -> TorchHost:
         if not isinstance(native, tnn.Module):
             raise Unrecognised(f"mp.wrap takes a torch.nn.Module, not {type(native).__qualname__}.")
         host = TorchHost(native)
@@ -33,7 +34,9 @@ class TorchAdapter(Adapter):
         return TorchHost(architecture.assemble(make).to(getattr(torch, dtype)).train())
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        array = array.detach().cpu().resolve_conj().resolve_neg()  # conj() and imag set a flag that numpy has not
+        array = (
+            local(array.detach()).cpu().resolve_conj().resolve_neg()
+        )  # conj() and imag set a flag that numpy has not
         carrier = CARRIERS.get(dtype_name(array))
         if carrier is None:
             return np.asarray(array.numpy())
@@ -52,8 +55,8 @@ class TorchAdapter(Adapter):
     def mse(self, prediction: torch.Tensor, target: Any) -> torch.Tensor:
         return tnn.functional.mse_loss(prediction, target)
 
-    def cross_entropy(self, logits: torch.Tensor, labels: Any) -> torch.Tensor:
-        return tnn.functional.cross_entropy(logits, labels.long())
+    def cross_entropy(self, logits: torch.Tensor, labels: Any, ignore_index: int) -> torch.Tensor:
+        return tnn.functional.cross_entropy(logits, labels.long(), ignore_index=ignore_index)
 
     def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
         inner = function.func if isinstance(function, functools.partial) else function

@@ -1,4 +1,4 @@
-"""PyTorch's weight files, read without running what a pickle says, and as ``torch.save`` writes them."""
+"""PyTorch's weight files as ``torch.save`` writes them, and those of its older format, read."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from multiparam.adapter import FileError, Host, flatten
 from .arrays import from_numpy
 
 
-def read(path: Path) -> Mapping[str, Any]:
-    """The tensors of a ``.pt``, ``.pth`` or ``.bin`` file on the CPU, mapped into memory where its format allows.
+def read_legacy(path: Path) -> Mapping[str, Any]:
+    """The tensors of a file in the format before PyTorch 1.6, which is no zip, on the CPU.
 
     Nested dictionaries are joined with dots. Raises FileError for a file that holds more than plain data.
     """
     try:
-        try:
-            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # the format before PyTorch 1.6 is no zip file, which mmap needs
-            tree = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # by a name like w.safetensors torch would take it for that
+            tree = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's own advice is to unpickle it
         raise FileError(
             f"{str(path)!r} is damaged, or holds more than tensors and plain data, which multiparam does not unpickle. "

@@ -11,101 +11,50 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn as tnn
-from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import ParametrizationList, register_parametrization, remove_parametrizations
+from torch.func import functional_call
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
-from multiparam.adapter import Activation, Host, LayerNames, Layout, Run, Slot, Storages, hook_calls, walk
+from multiparam.adapter import (
+    Activation,
+    Box,
+    Host,
+    Inputs,
+    LayerNames,
+    Layout,
+    OnEnter,
+    Run,
+    Slot,
+    Storages,
+    hook_calls,
+    require_dependence,
+    walk,
+)
 
-from .arrays import dtype_name, from_numpy
-from .layers import LAYERS
+from . import sharded
+from .arrays import memory, overlaps
+from .dependence import computes_without_gradients
+from .layers import LAYERS, low_rank_scale
+from .optimizers import TorchOptimizer, made, taken
+from .storage import TiedView, TorchStorage, tied_leaves, with_memory
+from .unlisted import constant_buffers, unlisted
 
 WIDENED = (torch.float32, torch.float16, torch.bfloat16)  # whose numbers float64 has exactly
 _VALUES = operator.methodcaller("values")
 
 
-class TorchStorage:
-    """A Parameter, looked up where its module keeps it: native code puts others there.
-
-    Attributes:
-        table: A module's ``_parameters`` or ``_buffers``; of a copy that no module has yet, one of its own.
-        name: The key in it.
-    """
-
-    __slots__ = ("table", "name")
-
-    def __init__(self, native: torch.Tensor, table: dict[str, Any], name: str) -> None:
-        self.table, self.name = table, name
-
-    @property
-    def native(self) -> torch.Tensor:
-        tensor: torch.Tensor = self.table[self.name]
-        return tensor
-
-    @property
-    def shape(self) -> tuple[int, ...] | None:
-        return None if is_lazy(self.native) else tuple(self.native.shape)
-
-    @property
-    def dtype(self) -> str:
-        return dtype_name(self.native)
-
-    @property
-    def trainable(self) -> bool:
-        return self.native.requires_grad
-
-    @trainable.setter
-    def trainable(self, flag: bool) -> None:
-        self.native.requires_grad_(flag)
-        if not flag:
-            self.native.grad = None  # an optimizer would still follow it
-
-    def read(self) -> torch.Tensor:
-        return self.native
-
-    def write(self, value: np.ndarray) -> None:
-        with torch.no_grad():
-            self.native.copy_(from_numpy(value))
-
-    def grad(self) -> torch.Tensor | None:
-        return self.native.grad
-
-    def hold_grad(self) -> Callable[[], None]:
-        native, grad = self.native, self.native.grad  # the tensor itself: a step lets go of it and does not change it
-        return lambda: setattr(native, "grad", grad)
-
-
-class TiedView(tnn.Module):
-    """The parametrization of a transposed tie: a module computes with a layout of another's Parameter."""
-
-    def __init__(self, layout: Layout, position: int) -> None:
-        super().__init__()
-        self.layout = layout
-        self.position = position  # of the parameter among its module's, which torch forgets
-
-    def forward(self, source: torch.Tensor) -> Any:
-        return self.layout.apply(source, torch)
-
-
-def _tied_leaves(module: tnn.Module) -> list[tuple[str, TiedView, tnn.Parameter]]:
-    """A module's parameters that are transposed ties, in their order: name, view, and the Parameter it is a view of."""
-    lists = module._modules.get("parametrizations")
-    if lists is None:
-        return []
-    chains = [(name, chain) for name, chain in lists._modules.items() if isinstance(chain, ParametrizationList)]
-    tied: list[Any] = [(name, chain[0], chain.original) for name, chain in chains if isinstance(chain[0], TiedView)]
-    return sorted(tied, key=lambda leaf: leaf[1].position)
-
-
-def _constants(module: tnn.Module) -> list[str]:
-    """The names of a module's buffers that are no part of its state, in their order."""
-    names = module._non_persistent_buffers_set  # torch asks nowhere public
-    return [name for name, buffer in module._buffers.items() if buffer is not None and name in names]
+# What torch wraps around a module, to compile it or to run it on many devices or in less memory: where the module is.
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+}
 
 
 def _unwrapped(module: tnn.Module | None) -> Any:
-    """torch.compile (2.0 and later) wraps a module; the names of parameters are the module's all the same."""
-    while module is not None and type(module).__name__ == "OptimizedModule":
-        module = module._modules["_orig_mod"]
+    """The module that the user wrote: the names of parameters are this one's, whatever is around it."""
+    while module is not None and type(module).__name__ in WRAPPERS and type(module).__module__.startswith("torch."):
+        module = module._modules[WRAPPERS[type(module).__name__]]
     return module
 
 
@@ -115,7 +64,7 @@ def _children(module: tnn.Module) -> Iterable[tuple[str, tnn.Module | None]]:
         return ()
     children = {name: _unwrapped(child) for name, child in below.items()}
     lists = below.get("parametrizations")
-    if lists is not None and len(lists._modules) == len(_tied_leaves(module)):
+    if lists is not None and len(lists._modules) == len(tied_leaves(module)):
         # where torch keeps parametrizations that are ours alone is no layer that the user knows
         children["parametrizations"] = None
     return children.items()
@@ -128,6 +77,7 @@ class TorchHost(Host):
         self.native = native
         self._storages: Storages[TorchStorage] = Storages()
         self._constants: Storages[TorchStorage] = Storages()
+        self._stepping = False
         self._every: list[tnn.Module] = list(native.modules())
         self._tables = [module._modules for module in self._every]
         self._below = [*chain.from_iterable(map(_VALUES, self._tables))]
@@ -143,7 +93,7 @@ class TorchHost(Host):
         """The buffers of ``persistent=False``, which torch keeps out of its ``state_dict``."""
         slots: list[Slot] = []
         for path, positions, module in walk(_unwrapped(self.native), _children):
-            for name in _constants(module):
+            for name in constant_buffers(module):
                 storage = self._constants.of(module._buffers[name], TorchStorage, module._buffers, name)
                 kind = LAYERS.of(type(module))
                 slots.append(Slot((*path, name), positions, kind, storage, None, module, name, True))
@@ -161,12 +111,12 @@ class TorchHost(Host):
 
         table: dict[str, Any] = module._parameters
         own = [slot(name, self._at(p, table, name)) for name, p in table.items() if p is not None]
-        for name, view, source in _tied_leaves(module):
+        for name, view, source in tied_leaves(module):
             held: Any = module.get_submodule(f"parametrizations.{name}")
             own.insert(view.position, slot(name, self._at(source, held._parameters, "original"), view=view.layout))
         table = module._buffers
         if table:
-            constants = _constants(module)
+            constants = constant_buffers(module)
             buffers = [(name, each) for name, each in table.items() if each is not None and name not in constants]
             own += [slot(name, self._at(buffer, table, name), True) for name, buffer in buffers]
         return own
@@ -206,7 +156,7 @@ class TorchHost(Host):
         if module is not slot.owner:
             return False
         if slot.view is not None:
-            there = [source for name, _, source in _tied_leaves(module) if name == slot.leaf]
+            there = [source for name, _, source in tied_leaves(module) if name == slot.leaf]
             return bool(there) and there[0] is slot.storage.native
         table = module._buffers if slot.buffer else module._parameters
         storage: Any = slot.storage
@@ -215,14 +165,63 @@ class TorchHost(Host):
         there, known = table[slot.leaf], storage.native
         return there is known or isinstance(module, torch.jit.ScriptModule)
 
-    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
+    def count_children(self, path: tuple[str, ...]) -> int | None:
+        module = _unwrapped(self.native)
+        for segment in path:
+            module = None if module is None else _unwrapped(module._modules.get(segment))
+        return None if module is None else sum(name != "parametrizations" for name, _ in _children(module))
+
+    def memory(self, storage: Any) -> np.ndarray | None:
+        return memory(storage.native)
+
+    def overlaps(self, storages: Sequence[Any]) -> list[tuple[int, int, bool]]:
+        return overlaps([storage.native for storage in storages])
+
+    def place(self, array: Any) -> Any:
+        first = next(self.native.parameters(), None)
+        return array if first is None or first.is_meta or first.device == array.device else array.to(first.device)
+
+    def write_native(self, storage: Any, array: Any) -> bool:
+        return sharded.write_on_device(storage.native, array)
+
+    def sharding(self, storage: Any) -> Box | None:
+        return sharded.local_box(storage.native)
+
+    def fill(self, storage: Any, make: Callable[[Box], np.ndarray]) -> None:
+        sharded.fill(storage.native, make)
+
+    def gather(self, array: Any) -> torch.Tensor:
+        return sharded.gather(array)
+
+    def rank(self) -> int:
+        return sharded.rank(self._modules())
+
+    def all_succeeded(self, done: bool) -> bool:
+        return sharded.all_succeeded(self._modules(), done)
+
+    def unlisted(self) -> Mapping[str, str]:
+        return unlisted((".".join(path), module) for path, _, module in walk(_unwrapped(self.native), _children))
+
+    def has_values(self, storage: Any) -> bool:
+        return not storage.native.is_meta
+
+    def allocate(self, storages: Sequence[Any]) -> None:
+        fresh = {id(native): with_memory(native) for native in (storage.native for storage in storages)}
+        for module in self._modules():
+            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for table in tables:
+                table.update((name, fresh[id(there)]) for name, there in table.items() if id(there) in fresh)
+
+    @contextmanager
+    def watch(self, on_call: Callable[[Activation], Any], on_enter: OnEnter | None = None) -> Iterator[None]:
         names = LayerNames.of_slots(self.slots(), walk(self.native, lambda module: module._modules.items()))
-        with hook_calls(names, on_call), torch.no_grad():
-            return self.call(inputs, {}, False)
+        with hook_calls(names, on_call, on_enter), torch.no_grad():
+            yield
 
     def in_float64(self) -> AbstractContextManager[None] | None:
         tensors = [t for t in (*self.native.parameters(), *self.native.buffers()) if t.is_floating_point()]
-        return None if any(t.dtype not in WIDENED for t in tensors) else self._doubled(tensors)
+        kept = any(map(sharded.is_dtensor, tensors))  # whose dtype is the one that they had at first
+        return None if kept or any(t.dtype not in WIDENED for t in tensors) else self._doubled(tensors)
 
     @contextmanager
     def _doubled(self, tensors: list[torch.Tensor]) -> Iterator[None]:
@@ -239,10 +238,31 @@ class TorchHost(Host):
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.options_layer)
 
+    def low_rank_scale(self, slot: Slot) -> float | None:
+        at = next((i for i, segment in enumerate(slot.path) if segment in ("lora_A", "lora_embedding_A")), None)
+        return (
+            None if at is None else low_rank_scale(self.native.get_submodule(".".join(slot.path[:at])), slot.path[at:])
+        )
+
     def call(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool) -> Any:
         if self._is_in(train):  # setting the mode of each module costs more than a small network's pass
-            return self.native(*inputs, **kwargs)
-        return self._in_mode(train, self.native, *inputs, **kwargs)
+            output = self.native(*inputs, **kwargs)
+        else:
+            output = self._in_mode(train, self.native, *inputs, **kwargs)
+        if not self._stepping:  # a backward pass does so itself
+            sharded.reshard(self._modules)
+        return output
+
+    def call_with(
+        self, values: Mapping[Any, torch.Tensor], inputs: tuple[Any, ...], kwargs: dict[str, Any], train: bool
+    ) -> Any:
+        given = {id(storage.native): array for storage, array in values.items()}
+        tensors = {n: given[id(p)] for n, p in self.native.named_parameters(remove_duplicate=False) if id(p) in given}
+        for name, buffer in self.native.named_buffers(remove_duplicate=False):
+            array = given.get(id(buffer), buffer)
+            if train or array is not buffer:
+                tensors[name] = array.clone() if train else array  # running statistics are written into it
+        return self._in_mode(train, functional_call, self.native, tensors, inputs, kwargs, tie_weights=False)
 
     def _is_in(self, train: bool) -> bool:
         """Whether every module is in a mode: one may be in another than the root."""
@@ -258,16 +278,17 @@ class TorchHost(Host):
             for module, mode in modes:
                 module.training = mode
 
-    def infer(self, inputs: tuple[Any, ...]) -> None:
+    def infer(self, inputs: Inputs) -> None:
         """Let lazy modules see an input; nothing else changes."""
         with torch.no_grad():
-            self._in_mode(False, self.native, *inputs)
+            self._in_mode(False, self.native, *inputs.positional, **inputs.keywords)
 
     def bind(self, slots: Sequence[Slot], storage: Any, view: Layout | None = None) -> None:
         module, name = slots[0].owner, slots[0].leaf
+        sharded.refuse_owned(self._modules(), slots[0].storage.native, name)
         table = module._parameters
         order = list(table)  # of the parameters, those of transposed ties where they were
-        for leaf, tied, _ in _tied_leaves(module):
+        for leaf, tied, _ in tied_leaves(module):
             order.insert(tied.position, leaf)
         if slots[0].view is not None:
             # remove_parametrizations (torch 2) writes the view into the tensor it finds in the list: nobody else's
@@ -293,17 +314,23 @@ class TorchHost(Host):
         parameters: list[torch.Tensor] = [storage.native for storage in storages]
 
         def forward_and_backward(*batch: Any) -> torch.Tensor:
-            for parameter in parameters:
-                parameter.grad = None  # not zero_grad(): an earlier step's result must not change
             loss: torch.Tensor = run(self, *batch)
+            if not loss.requires_grad:
+                require_dependence(False, computes_without_gradients(lambda: run(self, *batch)))
+            for parameter in parameters:  # only now: an objective that fails leaves them as they are
+                parameter.grad = None  # not zero_grad(): an earlier step's result must not change
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
         def step(*batch: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
-            if self._is_in(train):
-                loss = forward_and_backward(*batch)
-            else:
-                loss = self._in_mode(train, forward_and_backward, *batch)
+            self._stepping = True
+            try:
+                if self._is_in(train):
+                    loss = forward_and_backward(*batch)
+                else:
+                    loss = self._in_mode(train, forward_and_backward, *batch)
+            finally:
+                self._stepping = False
             grads = []
             for parameter in parameters:
                 if parameter.grad is None:  # the loss does not depend on it
@@ -314,35 +341,11 @@ class TorchHost(Host):
         return step
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> TorchOptimizer:
-        return TorchOptimizer(name, options, storages)
+        return TorchOptimizer(made(name, options, [storage.native for storage in storages]), storages)
 
+    def native_optimizer(self, native: Any, storages: Sequence[Any]) -> TorchOptimizer | None:
+        return TorchOptimizer(taken(native), storages) if isinstance(native, torch.optim.Optimizer) else None
 
-class TorchOptimizer:
-    """One of torch.optim, over the Parameters of some storages."""
-
-    native: torch.optim.Optimizer
-
-    def __init__(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> None:
-        self._parameters = [storage.native for storage in storages]
-        lr = options["lr"]
-        if name == "adam":
-            betas = (options["beta1"], options["beta2"])
-            self.native = torch.optim.Adam(self._parameters, lr=lr, betas=betas, eps=options["eps"])
-        else:  # "sgd" has no momentum
-            momentum, nesterov = options.get("momentum", 0.0), bool(options.get("nesterov", False))
-            self.native = torch.optim.SGD(self._parameters, lr=lr, momentum=momentum, nesterov=nesterov)
-
-    @property
-    def lr(self) -> float:
-        return float(self.native.param_groups[0]["lr"])
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        for group in self.native.param_groups:
-            group["lr"] = value
-
-    def apply(self, storages: Sequence[Any], grads: Sequence[torch.Tensor]) -> None:
-        chosen = {storage.native: grad for storage, grad in zip(storages, grads, strict=True)}
-        for parameter in self._parameters:
-            parameter.grad = chosen.get(parameter)  # torch.optim leaves out what has None, its momentum too
-        self.native.step()
+    def make_optimizer(self, kind: Any, options: Mapping[str, Any], storages: Sequence[Any]) -> Any:
+        is_one = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+        return kind([storage.native for storage in storages], **options) if is_one else None

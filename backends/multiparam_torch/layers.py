@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,25 @@ CONV: dict[str, Any] = {
     "dilation": "dilation",
     "groups": "groups",
 }
+
+
+def low_rank_scale(module: Any, path: Sequence[str]) -> float | None:
+    """What a module that has low-rank factors multiplies their product with, as it runs now.
+
+    ``path`` is that of the first factor in it: by adapter, as PEFT has them, or not, as loralib. None where the update
+    is switched off, merged already, or is more than such a product.
+    """
+    scaling = getattr(module, "scaling", None)
+    if getattr(module, "merged", False) or getattr(module, "disable_adapters", False):
+        return None
+    if isinstance(scaling, Mapping):
+        name = path[1] if len(path) > 1 else ""
+        varied = any(name in (getattr(module, what, None) or ()) for what in ("lora_variant", "lora_magnitude_vector"))
+        runs = name in scaling and name in getattr(module, "active_adapters", scaling)
+        return float(scaling[name]) if runs and not varied else None
+    return float(scaling) if isinstance(scaling, (int, float)) else None
+
+
 LAYERS = Layers(
     {
         tnn.Linear: "linear",

@@ -5,50 +5,78 @@ Exit codes: 0 done, or all agree; 1 disagree; 2 usage; 3 could not run.
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-from ..core import registry
-from ..errors import BackendMissing
-from .compare import compare_command
-from .convert import convert_command
-from .inspect import inspect_command
-from .record import record_command
-from .terminal import COULD_NOT_RUN, exit_on_error, quiet
+from .. import __version__
+from .terminal import COULD_NOT_RUN, die_with_the_reader, exit_on_error, speak_any_encoding
 
-app = typer.Typer(
-    help="One parameter API for PyTorch, MXNet Gluon, JAX/Flax and TensorFlow/Keras.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+HELP = {"help_option_names": ["-h", "--help"]}
 
-
-@app.command("backends")
-def backends_command() -> None:
-    """List the backends: the installed version, or the pip line that would install it."""
-    table = Table(box=None, header_style="bold")
-    for column in ("backend", "version", "unsupported"):
-        table.add_column(column)
-    for name, status in registry.backends().items():
-        try:
-            with quiet():
-                unsupported = ", ".join(registry.info(name).load().unsupported) if status else ""
-        except BackendMissing as error:  # one whose installation is broken; the others are listed all the same
-            unsupported = str(error)
-        table.add_row(name, Text(str(status)), Text(unsupported))
-    Console().print(table)
+# A command's module is imported when the command is run, or its own help is asked for: what all of them import takes
+# longer than the list of them. Name -> the first paragraph of its help; the module and the function have its name.
+COMMANDS: Mapping[str, str] = {
+    "backends": "List the backends: the installed version, or the pip line that would install it.",
+    "inspect": "Show what a model or a weight file holds: names, kinds, shapes, dtypes, ties, and what is trained.",
+    "convert": "Bring weights from a model or a file into a model of any framework, or into a file of another format.",
+    "compare": (
+        "Check that models agree: two or more of yours, or the same networks built in every backend from one seed."
+    ),
+    "record": "Write down what models compute in this environment, for multiparam compare to judge in any other.",
+}
 
 
-app.command("inspect")(inspect_command)
-app.command("convert")(convert_command)
-app.command("compare")(compare_command)
-app.command("record")(record_command)
+def help_of(name: str) -> str:
+    """A command's docstring with each paragraph in one line: the terminal decides where it is broken."""
+    paragraphs = (inspect.getdoc(_function(name)) or "").split("\n\n")
+    return "\n\n".join(" ".join(text.split()) for text in paragraphs)
+
+
+def _function(name: str) -> Callable[..., None]:
+    function: Callable[..., None] = getattr(import_module(f".{name}", __package__), f"{name}_command")
+    return function
+
+
+class Commands(TyperGroup):
+    """The commands, each made when it is asked for by name."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {name: TyperCommand(name, help=text) for name, text in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] in COMMANDS:
+            one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            one.command(args[0], help=help_of(args[0]), context_settings=HELP)(_function(args[0]))
+            self.commands[args[0]] = get_command(one)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"multiparam {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+]
+
+
+@app.callback(context_settings=HELP)
+def main_command(version: Version = False) -> None:
+    """One parameter API for PyTorch, MXNet Gluon, JAX/Flax and TensorFlow/Keras."""
 
 
 def run() -> None:
@@ -56,6 +84,8 @@ def run() -> None:
 
     Python exits with 1 after an exception, and 1 is only for what disagrees: so whatever nobody foresaw exits with 3.
     """
+    speak_any_encoding()
+    die_with_the_reader()
     try:
         with exit_on_error():
             app()

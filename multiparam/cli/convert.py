@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.text import Text
 
 from ..core.model import Model
+from ..core.summaries import size
 from ..errors import TransferError
 from ..transfers import export
 from ..transfers.apply import Accepted, Report, apply_plan, transfer_verified
+from ..transfers.cost import cost
 from ..transfers.match import GUESS, NAME
 from ..transfers.plan import Plan
 from ..transfers.plan import plan as make_plan
-from ..weights import summary
+from ..weights import writers
 from . import references
 from .opening import check_folder, load_model, open_file, open_source
 from .terminal import exit_on_error, print_table, print_verdict, progress, quiet, reject_options, warnings_as_sentences
@@ -25,13 +27,15 @@ from .terminal import exit_on_error, print_table, print_verdict, progress, quiet
 SOURCE = "A model, as package.module:callable or file.py:callable, or a file."
 GUESSES = "Take pairs that only order, kind and shape speak for."
 VERIFY = "An npz file of inputs: run both models on them, and compare the outputs."
-FORMAT = "Of a TARGET file: safetensors, or the backend's format."
+SAVE_RULES = "Write what was matched as a TOML file of rules, to be looked at and used again with --rules."
+FORMAT = "Of a TARGET file: safetensors, orbax or another suffix, or the backend's format."
 
 SourceName = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE)]
 TargetName = Annotated[
     str, typer.Argument(metavar="TARGET", help="A model to write the weights into, or a weight file to write.")
 ]
 RulesFile = Annotated[Path | None, typer.Option(help="TOML or JSON: patterns of source names and new names.")]
+SaveRules = Annotated[Path | None, typer.Option(metavar="FILE", help=SAVE_RULES)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")]
 AcceptGuesses = Annotated[bool, typer.Option("--accept-guesses", help=GUESSES)]
 Partial = Annotated[bool, typer.Option("--partial", help="Leave parameters that nothing makes as they are in TARGET.")]
@@ -43,9 +47,10 @@ FormatName = Annotated[str | None, typer.Option(metavar="FORMAT", help=FORMAT)]
 
 @dataclass(frozen=True)
 class TransferOptions:
-    """How weights go into a model; ``verify`` and ``output`` are paths of inputs and of the file to write."""
+    """How weights go into a model; ``verify``, ``output`` and ``save_rules`` are paths."""
 
     rules: Path | None
+    save_rules: Path | None
     dry_run: bool
     accept_guesses: bool
     partial: bool
@@ -58,6 +63,7 @@ def convert_command(
     source: SourceName,
     target: TargetName,
     rules: RulesFile = None,
+    save_rules: SaveRules = None,
     dry_run: DryRun = False,
     accept_guesses: AcceptGuesses = False,
     partial: Partial = False,
@@ -68,7 +74,8 @@ def convert_command(
 ) -> None:
     """Bring weights from a model or a file into a model of any framework, or into a file of another format.
 
-    A model is saved by its own framework in its own names (.pt, .params, .msgpack, .weights.h5), or as .safetensors in
+    A model is saved by its own framework in its own names (.pt, .params, .msgpack, .weights.h5,
+    .orbax), or as .safetensors in
     the names that all share. Exit codes: 0 done; 1 verification disagrees, or a dry run's plan is not complete or has
     guesses; 2 usage; 3 could not run.
     """
@@ -79,17 +86,19 @@ def convert_command(
             raise typer.BadParameter("say where the model is saved, or --dry-run or --verify", param_hint="--output")
     else:
         for_models = {"--accept-guesses": accept_guesses, "--partial": partial, "--cast": cast, "--verify": verify,
-                      "--output": output}  # fmt: skip
+                      "--output": output, "--save-rules": save_rules}  # fmt: skip
         reject_options(for_models, "it is for a TARGET that is a model, and this one is a file")
     if verify is not None and not references.is_reference(source):
         raise typer.BadParameter("only a model can be run, and SOURCE is a file", param_hint="--verify")
     with exit_on_error(), warnings_as_sentences():
         written = output if into_model else Path(target)
-        if written is not None:  # refused before a model is made, which may take minutes
+        if save_rules is not None:  # refused before a model is made, which may take minutes
+            check_folder(save_rules, "--save-rules")
+        if written is not None:
             check_folder(written, "--output" if into_model else "TARGET")
-            export.writer(written, to)
+            writers.writer(written, to)
         if into_model:
-            options = TransferOptions(rules, dry_run, accept_guesses, partial, cast, verify, output)
+            options = TransferOptions(rules, save_rules, dry_run, accept_guesses, partial, cast, verify, output)
             code = _into_model(source, target, options)
         else:
             code = _into_file(source, Path(target), rules, dry_run, to)
@@ -118,14 +127,16 @@ def _into_model(source_name: str, target_name: str, options: TransferOptions) ->
             open_file(source_name).close()  # what is wrong with it is said before the target is made
         target = load_model(target_name, stderr)
         if options.output is not None:
-            export.is_native_export(target, options.output)
+            writers.is_native_export(target, options.output)
         plan = make_plan(source, target, options.rules, cast=options.cast)
         _print_plan(plan)
         counts = plan.problems(partial=options.partial, accept_guesses=options.accept_guesses or inputs is not None)
         problems = [PROBLEMS[problem].format(count) for problem, count in counts.items()]
         if options.dry_run:
+            _save_rules(plan, options.save_rules)
             refusal = f"A transfer would be refused: {'; '.join(problems)}."
-            print_verdict(console, refusal if problems else "A transfer would be done.", not problems)
+            done = f"A transfer would be done. {_cost(plan, target)}"
+            print_verdict(console, refusal if problems else done, not problems)
             return 1 if problems else 0
         if problems:
             raise TransferError(f"Nothing was transferred: {'; '.join(problems)}.")
@@ -139,6 +150,8 @@ def _into_model(source_name: str, target_name: str, options: TransferOptions) ->
                     plan, source, target, inputs, options.rules, cast=options.cast, accepted=accepted, tick=tick
                 )
         disagrees = inputs is not None and not report.agrees
+        if not disagrees:
+            _save_rules(report.plan, options.save_rules)
         text = str(report)
         if plan.missing:
             text += f"\n{len(plan.missing)} of the target that nothing makes are as they were."
@@ -150,11 +163,21 @@ def _into_model(source_name: str, target_name: str, options: TransferOptions) ->
     return 1 if disagrees else 0
 
 
+def _cost(plan: Plan, target: Model) -> str:
+    own, read, peak = map(size, cost(plan, target))
+    return f"It reads {read} and writes {own}, and holds at most {peak} beside the model."
+
+
+def _save_rules(plan: Plan, path: Path | None) -> None:
+    if path is not None:
+        plan.rules().save(path)
+
+
 def _save(model: Model, output: Path, stderr: TextIO) -> str:
     """Save a model after its transfer; the sentence that says so."""
     with progress("writing", None, stderr) as tick:
         export.export_file(model, output, export.export_names(model), tick=tick)
-    return f"Written: {output}, {summary.size(output.stat().st_size)}."
+    return f"Written: {output}, {size(writers.written_bytes(output))}."
 
 
 def _print_plan(plan: Plan) -> None:
@@ -183,7 +206,7 @@ def _print_plan(plan: Plan) -> None:
 def _into_file(source_name: str, target: Path, rules: Path | None, dry_run: bool, to: str | None) -> int:
     with open_source(source_name) as (source, stderr):
         names = export.export_names(source, rules)
-        export.is_native_export(source, target, to, renamed=rules is not None)
+        writers.is_native_export(source, target, to, renamed=rules is not None)
         _print_names(source_name, target, names)
         if dry_run:
             print_verdict(Console(), "Nothing was written: this is a dry run.", True)
@@ -191,7 +214,7 @@ def _into_file(source_name: str, target: Path, rules: Path | None, dry_run: bool
         with progress("writing", len(names.stored), stderr) as tick:
             export.export_file(source, target, names, format=to, renamed=rules is not None, tick=tick)
     arrays = f"{len(names.stored)} array{'s' if len(names.stored) != 1 else ''}"
-    print_verdict(Console(), f"Written: {target}, {arrays}, {summary.size(target.stat().st_size)}.", True)
+    print_verdict(Console(), f"Written: {target}, {arrays}, {size(writers.written_bytes(target))}.", True)
     return 0
 
 

@@ -26,7 +26,7 @@ Inputs = Annotated[
     Path | None, typer.Option(help="An npz file of the first one's inputs.", rich_help_panel=USER_MODELS)
 ]
 Objective = Annotated[str | None, typer.Option(help=OBJECTIVE, rich_help_panel=USER_MODELS)]
-OptimizerName = Annotated[str | None, typer.Option(help="sgd, momentum or adam.", rich_help_panel=USER_MODELS)]
+OptimizerName = Annotated[str | None, typer.Option(help="sgd, momentum, adam or adamw.", rich_help_panel=USER_MODELS)]
 LearningRate = Annotated[float | None, typer.Option(help="Its learning rate.", rich_help_panel=USER_MODELS)]
 LayerGlobs = Annotated[list[str] | None, typer.Option(help="Follow only layers that fit this glob. Repeatable.")]
 

@@ -19,7 +19,7 @@ import numpy as np
 from ..core import registry
 from ..core.construction import wrap
 from ..core.model import Model
-from ..core.parameter import UNKNOWN_CURE
+from ..core.values import UNKNOWN_CURE
 from ..errors import FileError, MultiparamError, UnknownShapes, Unrecognised
 from ..paths import did_you_mean
 
@@ -110,12 +110,12 @@ def _wrapped(model_or_tuple: Any, inputs: tuple[Any, ...], reference: str) -> Mo
         ) from None
 
 
-def _is_model(thing: Any) -> bool:
-    """Whether a thing is a model as it is; many are callable, and would run."""
-    if isinstance(thing, (Model, tuple)):
+def _is_model(value: Any) -> bool:
+    """Whether a value is a model as it is; many are callable, and would run."""
+    if isinstance(value, (Model, tuple)):
         return True
     try:
-        registry.detect(thing)
+        registry.detect(value)
     except Unrecognised:
         return False
     return True
@@ -129,6 +129,7 @@ def _module(name: str) -> ModuleType:
     if here not in sys.path:  # as for python -m, which the command does not go through
         sys.path.insert(0, here)
     try:
+        registry.prepare_imports()
         with _user_code(f"the module {name!r}", None):
             return importlib.import_module(name)
     except ReferenceFailed as error:
@@ -150,6 +151,7 @@ def _file(path: Path) -> ModuleType:
         sys.path.insert(0, folder)
     # under its own name, so that its pickles and reprs are right; but json.py of the user's must not become "json"
     name = path.stem if path.stem not in sys.modules else f"_multiparam_{path.stem}"
+    registry.prepare_imports()
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # it ends in .py
     module = importlib.util.module_from_spec(spec)

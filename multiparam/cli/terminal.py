@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
+import signal
 import sys
 import tempfile
 import warnings
@@ -18,11 +21,43 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ..comparison.reports.console import console_for
 from ..errors import DoesNotRun, InvalidArgument, MultiparamError, MultiparamWarning, ParameterNotFound
 
 USAGE, COULD_NOT_RUN = 2, 3  # exit codes; 0 is done, or all agree, and 1 is only for what disagrees
 FOLDED = ("change", "because", "also called")  # columns whose cells may go on in a next line
+
+
+# What is written of a sign that the output's encoding has not: a C locale's, or that of a file on Windows.
+PLAIN: Mapping[str, str] = {"→": "->", "✓": "+", "✗": "x", "…": "...", "—": "-", "•": "*"}
+
+
+def speak_any_encoding() -> None:
+    """Let signs that standard output and error cannot encode become plain ones, for as long as the process lives."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        texts = (PLAIN.get(sign, "?") for sign in error.object[error.start : error.end])
+        return "".join(texts), error.end
+
+    codecs.register_error("multiparam.plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="multiparam.plain")
+
+
+def die_with_the_reader() -> None:
+    """Let the system end the process when nobody reads its output any more, as of ``head -1``: rich and click would
+    exit with 1, which means that models disagree."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    else:  # Windows has no such signal
+        Console.on_broken_pipe = _stop  # type: ignore[method-assign]
+
+
+def _stop(self: Console) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
+    sys.exit(COULD_NOT_RUN)
 
 
 @contextmanager
@@ -116,6 +151,8 @@ def print_table(
     title: str, columns: Sequence[str], lines: Sequence[Sequence[Text]], styles: Sequence[str], words: Container[str]
 ) -> Console:
     """A title and a table; columns with nothing in them are left out, those not of words are numbers."""
+    from ..comparison.reports.console import console_for
+
     shown = [i for i in range(len(columns)) if any(line[i].plain for line in lines)]
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i in shown:

@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..core.outputs import arrays_of
+from ..core.outputs import arrays_of, as_it_is
 from ..core.protocol import Activation
 
 MEMORY = 1 << 30  # bytes of activations that a cache holds in memory; what is beyond goes to a temporary file each
@@ -41,12 +41,15 @@ class LayerCalls(Protocol):
     def __len__(self) -> int: ...
 
 
-def to_layer_call(activation: Activation) -> LayerCall:
+def to_layer_call(activation: Activation, gather: Callable[[Any], Any] = as_it_is) -> LayerCall:
     """An activation as numpy; the arrays may alias the framework's."""
-    return LayerCall(activation.layer, tuple(arrays_of(activation.inputs)), tuple(arrays_of(activation.output)))
+    inputs, outputs = (tuple(arrays_of(each, gather)) for each in (activation.inputs, activation.output))
+    return LayerCall(activation.layer, inputs, outputs)
 
 
-def select_layers(patterns: Sequence[str], on_call: OnCall) -> Callable[[Activation], None]:
+def select_layers(
+    patterns: Sequence[str], on_call: OnCall, gather: Callable[[Any], Any] = as_it_is
+) -> Callable[[Activation], None]:
     """Pass on the calls of the layers that one of the globs matches only; all, where there are no globs.
 
     Activations of the other layers are never made numpy: that copies them from an accelerator.
@@ -54,7 +57,7 @@ def select_layers(patterns: Sequence[str], on_call: OnCall) -> Callable[[Activat
 
     def on_activation(activation: Activation) -> None:
         if not patterns or any(fnmatchcase(activation.layer, pattern) for pattern in patterns):
-            on_call(to_layer_call(activation))
+            on_call(to_layer_call(activation, gather))
 
     return on_activation
 

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.regular import require_regular
 from ..errors import FileError, InvalidArgument
 from ..paths import did_you_mean, matches
 from ..transfers.rename import renamer
@@ -153,6 +154,7 @@ def _outlived(known: KnownDifference, checks: Mapping[str, Sequence[Check]]) -> 
 
 
 def _text(path: Path) -> str:
+    require_regular(path)
     data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")  # some editors of Windows begin a file with a mark

@@ -42,12 +42,24 @@ class LayerDistance:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where two passes part first: in words, at which of the matched calls, and known causes."""
+    """Where two passes part.
+
+    Attributes:
+        where: In words.
+        call: The reference's call of a layer that it is at, or before; None after the last.
+        at_layer: Whether it is at the layer itself, whose inputs agree.
+        hints: Known causes.
+        lines: Of source code, "model.py:12-15 here", where it is between two layers and the framework can tell.
+    """
 
     where: str
-    index: int | None = None
-    at_layer: bool = False  # at the layer itself, whose inputs agree
+    call: int | None = None
+    at_layer: bool = False
     hints: Sequence[str] = ()
+    lines: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return self.where + (f" ({', '.join(self.lines)})" if self.lines else "")
 
 
 @dataclass(frozen=True)
@@ -88,10 +100,7 @@ class Follower:
         self._dtype = dtype
         self._bound = bound
         self._permutations = permutations or {}
-        self._waiting: dict[str, deque[int]] = {}
-        for i, layer in enumerate(reference.layers):
-            if layer in layer_map:
-                self._waiting.setdefault(layer_map[layer], deque()).append(i)
+        self._waiting = queued(reference, layer_map)
         self._layers: dict[int, LayerDistance] = {}
         self._last: tuple[int, LayerCall] | None = None
         self._diverging: _Diverging | None = None
@@ -117,15 +126,15 @@ class Follower:
         self._last = i, held
 
     def _permuted(self, reference: LayerCall, call: LayerCall) -> LayerCall:
-        """The reference's call with features in the order in which the candidate flattens them."""
-        permute = self._permutations.get(call.layer)
-        if permute is None:
-            return reference
-        return reference._replace(inputs=tuple(permute(a) if a.ndim == 2 else a for a in reference.inputs))
+        return permuted_inputs(reference, self._permutations.get(call.layer))
 
     def layers(self) -> list[LayerDistance]:
         """What was matched, in the reference's order of execution."""
         return [self._layers[i] for i in sorted(self._layers)]
+
+    def position(self, call: int) -> int | None:
+        """The place of a call of the reference's among :meth:`layers`."""
+        return sorted(self._layers).index(call) if call in self._layers else None
 
     def largest_distance(self) -> float:
         """The largest distance of an output."""
@@ -144,14 +153,14 @@ class Follower:
         if layer.inputs <= self._bound:
             where = f"at layer {layer}: its inputs agree ({layer.inputs:.3g} eps) and its output does not "
             causes = hints.explain_layer(self._reference[i], call)
-            return Divergence(f"{where}({layer.output:.3g} eps)", index, True, causes)
+            return Divergence(f"{where}({layer.output:.3g} eps)", i, True, causes)
         since = f"between layers {self._layers[order[index - 1]]} and" if index else "before layer"
         where = f"{since} {layer}, whose inputs are {layer.inputs:.3g} eps apart"
         before, causes = self._diverging.before, []
         # What stands between two layers is only known where they came one after the other in the candidate too.
         if before is not None and index and before[0] == order[index - 1]:
             causes = self._causes_between(before, i, call)
-        return Divergence(where, index, False, causes)
+        return Divergence(where, i, False, causes)
 
     def _causes_between(self, before: tuple[int, LayerCall], i: int, call: LayerCall) -> list[str]:
         """Why inputs of a layer differ where the output of the layer before agrees."""
@@ -162,15 +171,37 @@ class Follower:
         return hints.explain_between(self._reference[before[0]], before[1], permuted, call)
 
     def _distance(self, reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], unpad: bool = False) -> float:
-        """The distance of two layers' inputs or outputs, whichever axis has their channels; ``unpad``: but for zeros
-        around one of them, as where padding is a layer of its own."""
+        return layer_distance(reference, candidate, self._dtype, unpad)
 
-        def unpadded_distance(a: np.ndarray, b: np.ndarray) -> float:
-            if unpad and a.shape != b.shape:
-                a, b = hints.unpadded(a, b.shape), hints.unpadded(b, a.shape)
-            return distance(b, a, self._dtype)
 
-        # Whole numbers, such as tokens, have no eps: what is made of them is compared by what follows.
-        pairs = [(a, b) for a, b in zip(reference, candidate, strict=False) if a.dtype.name in EPS]
-        distances = (min(unpadded_distance(a, view) for view in channel_orders(b)) for a, b in pairs)
-        return max(distances, default=0.0)
+def layer_distance(
+    reference: Sequence[np.ndarray], candidate: Sequence[np.ndarray], dtype: str, unpad: bool = False
+) -> float:
+    """The distance of two layers' inputs or outputs, whichever axis has their channels; ``unpad``: but for zeros
+    around one of them, as where padding is a layer of its own."""
+
+    def unpadded_distance(a: np.ndarray, b: np.ndarray) -> float:
+        if unpad and a.shape != b.shape:
+            a, b = hints.unpadded(a, b.shape), hints.unpadded(b, a.shape)
+        return distance(b, a, dtype)
+
+    # Whole numbers, such as tokens, have no eps: what is made of them is compared by what follows.
+    pairs = [(a, b) for a, b in zip(reference, candidate, strict=False) if a.dtype.name in EPS]
+    distances = (min(unpadded_distance(a, view) for view in channel_orders(b)) for a, b in pairs)
+    return max(distances, default=0.0)
+
+
+def queued(reference: LayerCalls, layer_map: Mapping[str, str]) -> dict[str, deque[int]]:
+    """The candidate's layers -> the calls of the reference that theirs are held against, in order."""
+    waiting: dict[str, deque[int]] = {}
+    for i, layer in enumerate(reference.layers):
+        if layer in layer_map:
+            waiting.setdefault(layer_map[layer], deque()).append(i)
+    return waiting
+
+
+def permuted_inputs(reference: LayerCall, permute: FlattenPermutation | None) -> LayerCall:
+    """The reference's call with features in the order in which the candidate flattens them."""
+    if permute is None:
+        return reference
+    return reference._replace(inputs=tuple(permute(a) if a.ndim == 2 else a for a in reference.inputs))

@@ -7,6 +7,7 @@ The first model is the reference, each other one a candidate. Its parameters are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ import numpy as np
 from .. import paths
 from ..core.construction import wrap
 from ..core.group import store_of
+from ..core.inputs import Inputs
 from ..core.model import Model
 from ..errors import InvalidArgument
 from ..transfers.rename import Rules
+from .calling import Call, Caller, Output, callers
 from .pairs import BOUNDS, ReferenceJudge
 from .recording import open_subjects, write_models
 from .results import Comparison
-from .subjects import LiveSubject, RecordedSubject, Subject, Task
+from .subjects import LiveSubject, RecordedSubject, Subject
+from .tasks import Task, is_number
 
 
 def compare(
@@ -39,6 +43,8 @@ def compare(
     layers: Sequence[str] = (),
     histograms: bool = False,
     against: str | Path | None = None,
+    call: Mapping[str, Call] | None = None,
+    output: Output | Mapping[str, Output] | None = None,
 ) -> Comparison:
     """Compare models of any frameworks: parameters, options, outputs, layers on the way, gradients, training.
 
@@ -47,7 +53,8 @@ def compare(
     Args:
         models: Name -> native or wrapped model, or a file of :func:`multiparam.record`; the first is the reference. The
             models of a file that has several are called ``model@name``; inputs and task are then those recorded.
-        inputs: The reference's, numpy; a tuple of several. Four axes or more get each model's order of channels.
+        inputs: The reference's, numpy; a tuple of several; a mapping by keyword. Four axes or more get each model's
+            order of channels.
         targets: What the objective takes after the inputs; a tuple of several.
         objective: ``objective(net, *inputs, *targets)``; else the mean of the squared outputs.
         rules: The reference's names -> others': see :func:`multiparam.transfer`.
@@ -55,30 +62,32 @@ def compare(
         rtol_eps: One bound for all, or some of ``"output"``, ``"layer"``, ``"gradient"``, ``"training"`` and
             ``"numeric"``, which is of outputs in the models' own dtype; in eps.
         steps: Training steps, on the inputs, after which parameters are compared too.
-        optimizer: ``"sgd"``, ``"momentum"``, ``"adam"``, or another that :meth:`Model.optimizer` takes.
+        optimizer: ``"sgd"``, ``"momentum"``, ``"adam"``, ``"adamw"``, or another that :meth:`Model.optimizer` takes.
         lr: Its learning rate.
         layers: Globs of the layers to follow. The reference's are held in memory up to a gigabyte, then in files.
         histograms: Whether to make those of values and gradients, for the HTML page.
         against: A recording that is the reference: of each model the one of its name, or else the first.
+        call: Model -> ``call(net, batch)``, for those that are not called on the inputs as they are given.
+        output: What is compared of what they give: a path such as ``"last_hidden_state"``, an index or a function.
 
     Returns:
         A :class:`Comparison`: its ``agrees`` is the verdict; ``print`` it for the rest.
 
     Raises:
-        InvalidArgument: Fewer than two models, an unknown ``sync`` or bound, or recordings of other inputs.
+        InvalidArgument: Fewer than two models, names or globs of nothing, numbers that are none, or other inputs.
 
     Example:
         >>> import torch
         >>> a = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
         >>> b = mp.build(mp.nn.Sequential(mp.nn.Linear(3), mp.nn.LayerNorm(eps=1e-6)), np.ones((1, 4)), backend="jax")
         >>> result = mp.compare({"a": a, "b": b}, np.eye(4, dtype="float32"), sync="a")
-        >>> result.agrees, result.pairs[0].parted.partition(":")[0], result.pairs[0].hints
-        (False, 'at layer 1', ['1: eps is 1e-05 there, 1e-06 here'])
+        >>> result.agrees, result.pairs[0].hints
+        (False, ['1: eps is 1e-05 there, 1e-06 here'])
     """
     if not isinstance(models, Mapping):
         raise InvalidArgument(f"mp.compare takes a mapping name -> model; this is a {type(models).__name__}.")
-    task = Task(_as_tuple(inputs), _as_tuple(targets), objective, steps, optimizer, lr, tuple(layers))
-    return _compare(models, task, against, rules, sync, _bounds(rtol_eps), histograms)
+    task = Task(_inputs(inputs), _inputs(targets), objective, steps, optimizer, lr, layers)
+    return _compare(models, task, against, rules, sync, _bounds(rtol_eps), histograms, callers(models, call, output))
 
 
 def _compare(
@@ -89,9 +98,10 @@ def _compare(
     sync: str | None,
     bounds: Mapping[str, float],
     histograms: bool,
+    callers: Mapping[str, Caller],
 ) -> Comparison:
     golden = [] if against is None else open_subjects(Path(against).stem, against)
-    subjects, task = _subjects(models, task, golden)
+    subjects, task = _subjects(models, task, golden, callers)
     everyone: list[Subject] = [*golden[:1], *subjects]
     if len(everyone) < 2:
         raise InvalidArgument(f"mp.compare needs two models or more; it gets {len(everyone)}.")
@@ -117,6 +127,8 @@ def record(
     optimizer: str = "sgd",
     lr: float = 0.01,
     layers: Sequence[str] = (),
+    call: Mapping[str, Call] | None = None,
+    output: Output | Mapping[str, Output] | None = None,
 ) -> Path:
     """Write down what models compute, in a file that :func:`compare` judges in any environment, without frameworks.
 
@@ -133,12 +145,14 @@ def record(
         optimizer: Their optimizer.
         lr: Its learning rate.
         layers: Globs of the layers whose inputs and outputs are recorded; all of them by default.
+        call: How models are called, as in :func:`compare`.
+        output: What is recorded of what they give, as in :func:`compare`.
 
     Returns:
         The path.
 
     Raises:
-        InvalidArgument: Another suffix, or a recording among the models.
+        InvalidArgument: Another suffix, a recording among the models, or a number or a glob as for :func:`compare`.
         DoesNotRun: A model or an objective that raises on these inputs.
 
     Example:
@@ -155,30 +169,46 @@ def record(
     named = models if isinstance(models, Mapping) else {"model": models}
     if any(isinstance(model, (str, Path)) for model in named.values()):
         raise InvalidArgument("mp.record takes models, not recordings of them.")
-    task = Task(_as_tuple(inputs), _as_tuple(targets), objective, steps, optimizer, lr, tuple(layers))
-    subjects, _ = _subjects(named, task, ())
+    task = Task(_inputs(inputs), _inputs(targets), objective, steps, optimizer, lr, layers)
+    if task.inputs.options:
+        first = next(iter(task.inputs.options))
+        raise InvalidArgument(f"A recording keeps arrays: {first!r} is none. Say call= with a function that adds it.")
+    subjects, _ = _subjects(named, task, (), callers(named, call, output))
     write_models(path, [each for each in subjects if isinstance(each, LiveSubject)])
     return path
 
 
 def _bounds(rtol_eps: float | Mapping[str, float] | None) -> dict[str, float]:
-    if rtol_eps is None or not isinstance(rtol_eps, Mapping):
-        return dict(BOUNDS) if rtol_eps is None else dict.fromkeys(BOUNDS, rtol_eps)
-    for name in rtol_eps:
+    if rtol_eps is None:
+        return dict(BOUNDS)
+    bounds = rtol_eps if isinstance(rtol_eps, Mapping) else dict.fromkeys(BOUNDS, rtol_eps)
+    for name, bound in bounds.items():
         if name not in BOUNDS:
             raise InvalidArgument(f"There is no bound of {name!r}. {paths.did_you_mean(name, BOUNDS)}")
-    return {**BOUNDS, **rtol_eps}
+        if not is_number(bound):
+            raise InvalidArgument(f"rtol_eps={bound!r} is no bound: say a finite number of eps, 0 or more.")
+    return {**BOUNDS, **bounds}
 
 
-def _as_tuple(arrays: Any) -> tuple[Any, ...]:
-    several = () if arrays is None else arrays if isinstance(arrays, tuple) else (arrays,)
+def _check_layers(globs: Sequence[str], subjects: Sequence[Subject]) -> None:
+    """Raise InvalidArgument for a glob of layers that fits none of any model."""
+    known = list(dict.fromkeys(layer for each in subjects for layer in each.manifest.layers))
+    for glob in globs:
+        if not any(fnmatchcase(layer, glob) for layer in known):
+            raise InvalidArgument(f"layers={glob!r} fits no layer. {paths.did_you_mean(glob, known)}")
+
+
+def _inputs(arrays: Any) -> Inputs:
+    several = Inputs.of(arrays)
     for array in several:
         if isinstance(array, np.ndarray) and array.dtype.kind == "O":
             raise InvalidArgument(f"An input is an array of Python objects, of shape {array.shape}: give numbers.")
     return several
 
 
-def _subjects(models: Mapping[str, Any], task: Task, golden: Sequence[RecordedSubject]) -> tuple[list[Subject], Task]:
+def _subjects(
+    models: Mapping[str, Any], task: Task, golden: Sequence[RecordedSubject], callers: Mapping[str, Caller]
+) -> tuple[list[Subject], Task]:
     """What is compared, in order, and what it is run on: the user's, or what was recorded."""
     files = {name: open_subjects(name, model) for name, model in models.items() if isinstance(model, (str, Path))}
     recorded = [*golden, *(each for of_file in files.values() for each in of_file)]
@@ -186,7 +216,7 @@ def _subjects(models: Mapping[str, Any], task: Task, golden: Sequence[RecordedSu
         raise InvalidArgument("Models are compared on inputs: give some.")
     examples = task.inputs or recorded[0].task.inputs
     nets = {
-        name: model if isinstance(model, Model) else wrap(model, *examples)
+        name: model if isinstance(model, Model) else wrap(model, examples)
         for name, model in models.items()
         if name not in files
     }
@@ -200,7 +230,8 @@ def _subjects(models: Mapping[str, Any], task: Task, golden: Sequence[RecordedSu
         each.task.check_same(task, each.name)
     subjects: list[Subject] = []
     for name in models:
-        subjects += files.get(name) or [LiveSubject(name, nets[name], task)]
+        subjects += files.get(name) or [LiveSubject(name, nets[name], task, callers.get(name, Caller()))]
+    _check_layers(task.layers, [*golden, *subjects])
     return subjects, task
 
 

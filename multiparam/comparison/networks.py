@@ -79,8 +79,8 @@ def _follow(pair: Pair, run: NetworkRun, reference: NetworkRun, checks: Sequence
     if divergence is not None:
         pair.parted = "; ".join(filter(None, (pair.parted, f"{divergence.where} ({run.network})")))
         pair.hints += divergence.hints
-        if divergence.index is not None:
-            pair.first[run.network] = divergence.index
+        if divergence.call is not None:
+            pair.first[run.network] = follower.position(divergence.call) or 0
 
 
 # -- files

@@ -8,6 +8,7 @@ the part's own rounding, which is the noise floor of the outputs. What is far ab
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,12 @@ DRAWS = 2  # of each move: the largest response counts
 BESIDE = 2.0**-13  # no number of float32 or less is where this leads
 COARSEST = 2.0**-8  # the unit roundoff of bfloat16: nothing that rounds moves more than that
 FLOAT32 = 2.0**-24  # its unit roundoff
+# Moves of which each makes every number round to another one: of float32, whose rounding is far below their bend, and
+# of both half precisions.
+BEYOND = tuple(tuple(2.0 ** (n - unit) for n in by) for unit, by in ((24, (2, 4, 6)), (11, (1, 2, 3)), (8, (1, 2, 3))))
+STRAIGHT = 2.0**-6  # of a move: how far from a straight line it may be without a part that is deaf to a smaller one
+FINE = 2.0**-40  # what float64 itself may round
+FLAT = 3.0  # what grows more from the smallest of three moves to the largest is a bend, and no rounding
 COARSE = 8.0  # times what the amplification explains: then something rounds coarser than float64
 MARGIN = 8.0  # times the floor: what two models of one function may be apart
 
@@ -56,19 +63,78 @@ def noise_floor(run: Run) -> float:
     >>> 2**-26 < noise_floor(narrow) < 2**-22, noise_floor(lambda size, seed: {"": np.ones(3) + size * (1 + seed)})
     (True, 0.0)
     """
-    if relative_distance(run(0.0, 0), run(0.0, 0)) > 0:
+    still = run(0.0, 0)
+    if relative_distance(still, run(0.0, 0)) > 0:
         return 0.0  # two passes of the same inputs differ, as where dropout is on: that is no rounding
     amplification = response(run, WIDE) / WIDE
     if not np.isfinite(amplification):
         return 0.0  # whole numbers jump, and infinities: nothing here is measured in floats
-    still = run(0.0, 0)
+    if _is_smooth(run, still):
+        return 0.0
     moves = enumerate(size for size in NARROW for _ in range(DRAWS))
     responses = [(size, relative_distance(still, run(size, seed))) for seed, size in moves]
     jumps = [moved for size, moved in responses if np.isfinite(moved) and moved > COARSE * amplification * size]
     # A move that changes nothing at all is below what a part can tell, which is then some times as much. Not so of
     # larger ones, to which what has steps may be deaf.
     unseen = [4 * size * amplification for size, moved in responses if moved == 0 and size <= FLOAT32]
-    return min(max([*jumps, *unseen], default=0.0), COARSE * amplification * COARSEST)
+    return min(max([*jumps, *unseen, second_difference(run)]), COARSE * amplification * COARSEST)
+
+
+def _is_smooth(run: Run, still: Outputs) -> bool:
+    """Whether nothing rounds coarser than float64, in few passes: a small move is straight but for its bend, and a
+    large one is so many times as much, which it is not where a part is deaf to the small one."""
+    small, back, large = (run(size, 1) for size in (BEYOND[0][0], -BEYOND[0][0], WIDE))
+    times = WIDE / BEYOND[0][0]
+
+    def ahead(name: str, leaf: Any) -> Any:
+        near: Any = small[name]
+        return leaf + times * (near - leaf) if _are_floats(leaf, near) else leaf
+
+    straight = {name: ahead(name, leaf) for name, leaf in still.items()}
+    bend = relative_distance(still, _mirrored(still, small, back))
+    return bend < FINE and relative_distance(straight, large) < STRAIGHT * relative_distance(still, large)
+
+
+def second_difference(run: Run) -> float:
+    """That of the outputs where what goes in moves by some times the unit roundoff of a narrower dtype: how far a part
+    that rounds to it moves them; 0.0 where none does.
+
+    What is linear cancels in it, so that moves may be so large that every number of the part rounds to another one:
+    of few numbers, small moves may reach none that counts. A bend grows with the move, rounding does not.
+    """
+    still = run(0.0, 0)
+
+    def second(size: float) -> float:
+        draws = range(1, 1 + (DRAWS if size < WIDE else 1))
+        moves = ((run(size, seed), run(-size, seed)) for seed in draws)
+        return max(relative_distance(still, _mirrored(still, up, down)) for up, down in moves)
+
+    floor = 0.0
+    for sizes in BEYOND:
+        responses = [second(size) for size in sizes]
+        if all(map(np.isfinite, responses)) and responses[-1] <= FLAT * min(responses):
+            floor = max(floor, min(responses))
+    return floor if floor > FINE else 0.0
+
+
+def _mirrored(still: Outputs, up: Outputs, down: Outputs) -> Outputs:
+    """The outputs as if they were linear: half way between those of two opposite moves."""
+
+    def between(name: str, leaf: Any) -> Any:
+        a: Any = up[name]
+        b: Any = down[name]
+        return (a + b) / 2 if _are_floats(leaf, a, b) else leaf
+
+    return {name: between(name, leaf) for name, leaf in still.items()}
+
+
+def as_float64(array: np.ndarray) -> np.ndarray:
+    """An array of floats in float64, where half the sum of two is exact; others as they are."""
+    return array.astype(np.float64) if dtype_kind(array.dtype.name) == "f" else array
+
+
+def _are_floats(*leaves: Any) -> bool:
+    return all(isinstance(each, np.ndarray) and each.dtype.kind in "fc" for each in leaves)
 
 
 def moved(array: np.ndarray, size: float, seed: int) -> np.ndarray:

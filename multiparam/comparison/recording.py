@@ -15,17 +15,22 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, losses
+from ..core.group import store_of
+from ..core.inputs import Inputs
 from ..core.outputs import Outputs
 from ..core.state import ArraySpec, Source, spec
 from ..errors import FileError, InvalidArgument, Unsupported
 from ..transfers.manifest import manifest_of_arrays
 from ..weights.atomic import Replacement
 from ..weights.metadata import FileMetadata, describe
-from ..weights.safetensors import Tensor, TensorFile, strict_json, write_safetensors
+from ..weights.safetensors import Tensor, TensorFile, write_safetensors
+from ..weights.strict_json import strict_json
+from ..weights.together import in_all_or_none
 from .activations import LayerCall, digest
 from .runs import LEARNING_RATES
 from .schemas import problems
-from .subjects import LiveSubject, NotInFloat64, RecordedSubject, Task, environment
+from .subjects import LiveSubject, NotInFloat64, RecordedSubject, environment
+from .tasks import Task
 
 KEY = "multiparam.recording"
 MAJOR, MINOR = 1, 1
@@ -72,7 +77,7 @@ class RecordingWriter:
             **document,
         }
         text = json.dumps(whole, ensure_ascii=False, default=str)
-        with Replacement() as replacement:
+        with Replacement(path.name) as replacement:
             write_safetensors(replacement.file(path), self._tensors.values(), {KEY: text})
 
 
@@ -85,11 +90,19 @@ def write_models(path: Path, subjects: Sequence[LiveSubject]) -> None:
         "steps": task.steps,
         "optimizer": task.optimizer,
         "lr": task.lr,
-        "inputs": task.inputs,
+        "inputs": tuple(task.inputs),
+        "keywords": list(task.inputs.names),
         "targets": task.targets,
     }
     models = {each.name: writer.add(_model_document(each), each.name) for each in subjects}
-    writer.write(path, {"task": writer.add(task_document, "task"), "models": models})
+    document = {"task": writer.add(task_document, "task"), "models": models}
+    hosts = [store_of(each.net).host for each in subjects]
+
+    def write() -> None:
+        if all(host.rank() == 0 for host in hosts):
+            writer.write(path, document)
+
+    in_all_or_none(hosts, write, path)
 
 
 def _model_document(subject: LiveSubject) -> dict[str, Any]:
@@ -105,7 +118,7 @@ def _model_document(subject: LiveSubject) -> dict[str, Any]:
         "order": subject.manifest.order,
         "dtypes": list(passes),  # a float64 that turned out to be impossible is not among them
         **describe(subject.net),
-        "values": {names[0]: subject.net[names[0]].numpy() for names in _names(subject)},
+        "values": {names[0]: subject.net[names[0]].numpy(gather=True) for names in _names(subject)},
         "passes": passes,
         "trained": subject.trained(),
     }
@@ -152,6 +165,9 @@ def _check(document: dict[str, Any], file: TensorFile, path: Path) -> None:
                 for dtype, each in model["passes"].items()
                 if len(each.get("output_names", each["outputs"])) != len(each["outputs"])
             ]
+        task = document.get("task", {"inputs": ()})
+        if len(task.get("keywords", ())) > len(task["inputs"]):
+            wrong.append("there are more keywords than inputs")
         wrong += _network_problems(document.get("networks", {"runs": []}))
         if not document.get("models") and not document.get("networks", {}).get("runs"):
             wrong.append("there are no models in it")
@@ -237,7 +253,7 @@ def open_subjects(name: str, path: Path | str) -> list[RecordedSubject]:
         raise FileError(f"{str(path)!r} is a recording of the networks built in, not of models.")
     recorded, models = document["task"], document["models"]
     task = Task(
-        tuple(load_arrays(recorded["inputs"], file)),
+        Inputs(load_arrays(recorded["inputs"], file), tuple(recorded.get("keywords", ()))),
         tuple(load_arrays(recorded["targets"], file)),
         _objective(recorded["objective"]),
         recorded["steps"],

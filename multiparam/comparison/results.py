@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.plain_text import PlainText
 from ..transfers.plan import Plan
-from .divergence import LayerDistance
+from .divergence import Divergence, LayerDistance
+from .exercise import in_words
 from .judge import Check
+
+SHOWN = 8  # of the places where two models part
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,12 @@ class Pair:
         first: network -> which of its layers is the first to part.
         dtype: In whose eps the distances of layers are.
         parted: Where the two first part, in words; empty where they do not.
+        faults: Every place where they part: each layer, and the code before it, judged on what the reference's took.
         hints: Known causes.
         histograms: Of values and gradients, where they were asked for.
         plan: Which of the reference's parameters is which of the candidate's; None for the networks built in.
+        unexercised: The reference's parameters -> the share that the inputs did not exercise: see
+            :mod:`multiparam.comparison.exercise`.
     """
 
     name: str
@@ -48,9 +56,11 @@ class Pair:
     first: dict[str, int] = field(default_factory=dict)
     dtype: str = "float64"
     parted: str = ""
+    faults: list[Divergence] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     histograms: list[Histogram] = field(default_factory=list)
     plan: Plan | None = None
+    unexercised: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def agrees(self) -> bool:
@@ -64,8 +74,8 @@ class Pair:
         return bool(failed) and all(check.undecided for check in failed)
 
 
-@dataclass
-class Comparison:
+@dataclass(repr=False)
+class Comparison(PlainText):
     """What :func:`multiparam.compare` gives: ``print`` it, or ask whether it ``agrees``, and where a pair ``parted``.
 
     Attributes:
@@ -105,6 +115,9 @@ class Comparison:
     def __str__(self) -> str:
         return "\n".join(line for pair in self.pairs for line in _lines(pair, self.reference))
 
+    def __repr__(self) -> str:
+        return f"<Comparison: {'; '.join(_verdict(pair, self.reference) for pair in self.pairs)}>"
+
 
 def _held_under(check: Check) -> str:
     """The bound of a distance in words, and the noise floor where it is what the bound is made of."""
@@ -113,9 +126,24 @@ def _held_under(check: Check) -> str:
     return f" (bound {check.bound:.6g}" + (")" if check.floor is None else f", noise floor {check.floor:.3g})")
 
 
-def _lines(pair: Pair, reference: str) -> Iterator[str]:
+def which_is_which(pair: Pair, reference: str) -> str:
+    """Whom "there" and "here" mean, where a pair's hints or checks say so; else nothing.
+
+    >>> which_is_which(Pair("new", hints=["1: eps is 1e-05 there, 1e-06 here"]), "old")
+    '"there" is old, "here" is new.'
+    """
+    texts = [*pair.hints, pair.parted, *map(str, pair.faults), *(check.detail for check in pair.checks)]
+    told_apart = any(re.search(r"\bhere\b|\bthere\b(?! (is|are))", text) for text in texts)
+    return f'"there" is {reference}, "here" is {pair.name}.' if told_apart else ""
+
+
+def _verdict(pair: Pair, reference: str) -> str:
     verdict = "agrees with" if pair.agrees else "is UNDECIDED against" if pair.undecided else "DISAGREES with"
-    yield f"{pair.name} {verdict} {reference}"
+    return f"{pair.name} {verdict} {reference}"
+
+
+def _lines(pair: Pair, reference: str) -> Iterator[str]:
+    yield _verdict(pair, reference)
     for check in pair.checks:
         eps = "" if check.distance is None else f"{check.distance:.3g} eps of {check.dtype}{_held_under(check)}"
         expected = f"expected: {check.expected}" if check.expected else ""
@@ -123,4 +151,11 @@ def _lines(pair: Pair, reference: str) -> Iterator[str]:
         yield f"  {'ok ' if check.agrees else 'NOT'} {check.check}" + (f": {notes}" if notes else "")
     if pair.parted:
         yield f"  They part first {pair.parted}."
+    yield from (f"  They part also {fault}." for fault in pair.faults[1:SHOWN])
+    if len(pair.faults) > SHOWN:
+        yield f"  They part at {len(pair.faults) - SHOWN} more places."
     yield from (f"  Hint: {hint}." for hint in pair.hints)
+    if which := which_is_which(pair, reference):
+        yield f"  {which}"
+    if pair.unexercised:
+        yield f"  These inputs did not exercise {in_words(pair.unexercised)}."

@@ -7,11 +7,12 @@ each :class:`Node` say where its data changes order, so that adapters need not f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ..errors import ShapeError, WrongType
-from ..nn import Layer, Residual, Sequential, Shape
+from ..nn import Container, Join, Layer, Residual, Shape
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ class Node:
         convert: The order, ``"last"`` or ``"first"``, that the data must be brought into before this node where
             channels sit last natively; None: it is so already.
         after: The same behind it.
+        rejoin: The same behind this use of it, which is a branch: both branches must be in one order.
+        axis: Of a :class:`~multiparam.nn.Join`: where its channels are natively if they sit last, 1 or -1.
     """
 
     layer: Layer
@@ -40,6 +43,8 @@ class Node:
     children: list[Node] = field(default_factory=list)
     convert: str | None = None
     after: str | None = None
+    rejoin: str | None = None
+    axis: int = 1
 
     def leaves(self) -> Iterator[Node]:
         """The nodes that are not containers, in order of execution.
@@ -89,7 +94,7 @@ class Architecture:
         Returns:
             What ``make`` gives for the root.
 
-            >>> from multiparam.nn import Linear, ReLU
+            >>> from multiparam.nn import Linear, ReLU, Sequential
             >>> shared = Linear(4)
             >>> layers = infer_shapes(Sequential(shared, ReLU(), shared), (4,)).assemble(
             ...     lambda node, build: [build(child) for child in node.children]
@@ -124,7 +129,7 @@ def infer_shapes(spec: Layer, shape: Shape, dtype: str = "float32") -> Architect
         ShapeError: A layer does not fit its input, or a shared one gets inputs of two shapes; it is named by its path.
         WrongType: ``spec`` is no layer.
 
-    >>> from multiparam.nn import Conv, Flatten, Linear
+    >>> from multiparam.nn import Conv, Flatten, Linear, Sequential
     >>> spec = Sequential(Conv(8, 3), Flatten(), Linear(10))
     >>> [node.shape for node in infer_shapes(spec, (1, 5, 5)).leaves()]
     [(8, 3, 3), (72,), (10,)]
@@ -149,26 +154,36 @@ def _at(path: tuple[str, ...]) -> str:
     return repr(".".join(path)) if path else "the top"
 
 
+@contextmanager
+def _at_place(path: tuple[str, ...]) -> Iterator[None]:
+    try:
+        yield
+    except ShapeError as error:
+        raise ShapeError(f"At {_at(path)}: {error}") from None
+
+
 def _infer(
     layer: Layer, path: tuple[str, ...], positions: tuple[int, ...], shape: Shape, uses: dict[int, list[Node]]
 ) -> Node:
     """The node of one use of a layer, and those below it; ``uses`` collects each layer's."""
     node = Node(layer, path, positions, shape, shape)
-    if isinstance(layer, Sequential):
+    if isinstance(layer, Container):
         for position, (name, child) in enumerate(zip(layer.names, layer.layers, strict=True)):
-            below = _infer(child, (*path, name), (*positions, position), node.shape, uses)
+            start = shape if isinstance(layer, Join) else node.shape
+            below = _infer(child, (*path, name), (*positions, position), start, uses)
             node.children.append(below)
             node.shape = below.shape
+        if isinstance(layer, Join):
+            with _at_place(path):
+                node.shape = layer.joined([child.shape for child in node.children])
     elif isinstance(layer, Residual):
         body = _infer(layer.body, (*path, "body"), (*positions, 0), shape, uses)
         if body.shape != shape:
             raise ShapeError(f"Residual at {_at(path)}: the body turns {shape} into {body.shape}; it must keep it")
         node.children.append(body)
     else:
-        try:
+        with _at_place(path):
             node.shape = layer.infer(shape)
-        except ShapeError as error:
-            raise ShapeError(f"At {_at(path)}: {error}") from None
     uses.setdefault(id(layer), []).append(node)
     return node
 
@@ -188,8 +203,13 @@ def _mark_order(node: Node, order: str, shared: frozenset[int], close: bool = Fa
         wanted = node.layer.order if len(node.input) > 1 else "any"
         if wanted != "any" and wanted != order:
             node.convert, order = wanted, wanted
+    start, joins = order, isinstance(node.layer, Join)
+    if joins:
+        node.axis = -1 if start == "last" else 1
     for child in node.children:
-        order = _mark_order(child, order, shared)
+        order = _mark_order(child, start if joins else order, shared)
+        if joins and order != start:
+            child.rejoin = order = start
     # Both addends of a residual must be in one order: the input's, since the other one is the input itself.
     end = "first" if closed else before if isinstance(node.layer, Residual) else order
     if end != order:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PackageMissing
+from ..errors import PackageMissing, WrongType
 from . import registry
 
 
@@ -23,6 +23,7 @@ def to_numpy(array: Any) -> np.ndarray:
 
     Raises:
         PackageMissing: The dtype needs ml_dtypes, which is not installed.
+        WrongType: It is no array.
 
     >>> to_numpy([1, 2]).tolist()
     [1, 2]
@@ -30,7 +31,15 @@ def to_numpy(array: Any) -> np.ndarray:
     if isinstance(array, (np.ndarray, np.generic, int, float, list, tuple)):
         return np.asarray(array)
     known = registry.detect_array(array)
-    return np.asarray(array) if known is None else known.load().to_numpy(array)
+    try:
+        converted = np.asarray(array) if known is None else known.load().to_numpy(array)
+    except (AttributeError, ValueError) as error:
+        if hasattr(array, "shape") and hasattr(array, "dtype"):
+            raise
+        raise WrongType(f"An array is asked for; this is a {type(array).__qualname__}.") from error
+    if converted.dtype == object and not isinstance(array, np.ndarray):
+        raise WrongType(f"An array is asked for; this is a {type(array).__qualname__}.")
+    return converted
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

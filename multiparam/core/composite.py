@@ -31,6 +31,7 @@ class Leaf(NamedTuple):
         part: It is this part of ``name``, which several leaves make up one below the other.
         unpacked: What it is called where the shapes of the parts differ, and each is a parameter by itself.
         row: ``name`` is this row of it only.
+        kind: Where ``name`` has a layer in it, as ``out_proj.weight``: the kind of that layer.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Leaf(NamedTuple):
     part: int | None = None
     unpacked: str = ""
     row: int | None = None
+    kind: str = "linear"
 
 
 class Composite(NamedTuple):
@@ -144,9 +146,9 @@ def _folded(composite: Composite, slot: Slot, depth: int, options_layer: Any) ->
     name = ".".join(slot.path[depth:])
     leaf = composite.leaves.get(name)
     if isinstance(leaf, Leaf):
-        return [_renamed(slot, leaf, composite.kind, depth, options_layer)]
+        return [_renamed(slot, leaf, composite, depth, options_layer)]
     if leaf is not None:
-        return [_renamed(slot, row, composite.kind, depth, options_layer) for row in leaf]
+        return [_renamed(slot, row, composite, depth, options_layer) for row in leaf]
     for pattern, ending in composite.within.items():
         match = re.fullmatch(rf"{pattern}\.(?P<leaf>\w+)", name)
         if match and KINDS.get(slot.kind) is RECURRENT:
@@ -155,7 +157,7 @@ def _folded(composite: Composite, slot: Slot, depth: int, options_layer: Any) ->
     return [slot]
 
 
-def _renamed(slot: Slot, leaf: Leaf, kind: str, depth: int, options_layer: Any) -> Slot:
+def _renamed(slot: Slot, leaf: Leaf, composite: Composite, depth: int, options_layer: Any) -> Slot:
     *above, name = leaf.name.split(".")
     layout = slot.layout
     if callable(leaf.layout):
@@ -163,12 +165,18 @@ def _renamed(slot: Slot, leaf: Leaf, kind: str, depth: int, options_layer: Any) 
         # What a framework stacks is in front already, by the slot's own layout.
         shape = shape if layout is None else layout.shape(shape)
         layout = join(layout, leaf.layout(shape if leaf.row is None else shape[1:]))
+    positions = slot.positions[: depth + len(above)]
+    if above and len(positions) == depth:  # an array of the layer's own, which shows as one of a layer inside it
+        names = [each.name for each in composite.leaves.values() if isinstance(each, Leaf)]
+        layers = dict.fromkeys(name.partition(".")[0] for name in names)
+        positions = (*positions, list(layers).index(above[0]))
+    stacked = 0 if slot.piece is None else slot.piece.stacked
     return slot.replace(
         path=(*slot.path[:depth], *above, name),
-        positions=slot.positions[: depth + len(above)],
-        kind="linear" if above else kind,
+        positions=positions,
+        kind=leaf.kind if above else composite.kind,
         layout=layout,
-        piece=Piece(leaf.part, leaf.unpacked, leaf.row, slot.options_layer if above else options_layer),
+        piece=Piece(leaf.part, leaf.unpacked, leaf.row, slot.options_layer if above else options_layer, stacked),
     )
 
 
@@ -192,7 +200,7 @@ class Packed:
         self.bases: tuple[Storage, ...] = tuple(piece.storage for piece in pieces)
         self._axis = axis
         self._adapter = adapter
-        shapes = [_shape(piece) for piece in pieces]
+        shapes = [piece.shape or () for piece in pieces]
         self._cuts = np.cumsum([shape[axis] for shape in shapes])[:-1].tolist() if len(shapes) > 1 else []
         joined = list(shapes[0])
         if len(shapes) > 1:
@@ -227,25 +235,28 @@ class Packed:
         return None if any(grad is None for grad in grads) else self.gather(grads)
 
     def hold_grad(self) -> Callable[[], None]:
-        put_back = [base.hold_grad() for base in self.bases]
+        return hold_grads(self.bases)
 
-        def put_all() -> None:
-            for put in put_back:
-                put()
-
-        return put_all
-
-    def gather(self, arrays: Sequence[Array]) -> Array:
-        """One array of each base, native, as the canonical one."""
-        shown = [_show(piece, array, self._adapter) for piece, array in zip(self.pieces, arrays, strict=True)]
-        return shown[0] if len(shown) == 1 else concat(self._adapter.namespace(shown[0]), shown, self._axis)
+    def gather(self, arrays: Sequence[Array], namespace: Any = None) -> Array:
+        """One array of each base, native, as the canonical one; ``namespace`` has their operations, if they are not
+        the framework's own."""
+        xp = self._adapter.namespace(arrays[0]) if namespace is None else namespace
+        shown = [_show(piece, array, xp) for piece, array in zip(self.pieces, arrays, strict=True)]
+        return shown[0] if len(shown) == 1 else concat(xp, shown, self._axis)
 
     def scatter(self, value: np.ndarray) -> list[tuple[Slot, np.ndarray]]:
         """A canonical array as what each piece holds of it, in native layout."""
-        split = np.split(value, self._cuts, self._axis) if self._cuts else [value]
         return [
             (piece, part if (layout := piece.canonical) is None else layout.undo(part, np))
-            for piece, part in zip(self.pieces, split, strict=True)
+            for piece, part in self.split(value)
+        ]
+
+    def split(self, value: Array) -> list[tuple[Slot, Array]]:
+        """A canonical array as what each piece shows of it: by slices, which every framework differentiates."""
+        before, ends = (slice(None),) * self._axis, [*self._cuts, None]
+        return [
+            (piece, value[(*before, slice(start, end))] if self._cuts else value)
+            for piece, start, end in zip(self.pieces, [0, *self._cuts], ends, strict=True)
         ]
 
     def write(self, value: np.ndarray) -> None:
@@ -262,16 +273,21 @@ def row_of(slot: Slot) -> int | None:
     return None if slot.piece is None else slot.piece.row
 
 
-def _shape(piece: Slot) -> tuple[int, ...]:
-    shape, layout = piece.storage.shape or (), piece.canonical
-    shape = shape if row_of(piece) is None else shape[1:]
-    return shape if layout is None else layout.shape(shape)
-
-
-def _show(piece: Slot, array: Array, adapter: Adapter) -> Array:
+def _show(piece: Slot, array: Array, namespace: Any) -> Array:
     row, layout = row_of(piece), piece.canonical
     array = array if row is None else array[row]
-    return array if layout is None else layout.apply(array, adapter.namespace(array))
+    return array if layout is None else layout.apply(array, namespace)
+
+
+def hold_grads(storages: Iterable[Storage]) -> Callable[[], None]:
+    """Keep the gradients of now: what is given puts them all back."""
+    put_back = [storage.hold_grad() for storage in storages]
+
+    def put_all() -> None:
+        for put in put_back:
+            put()
+
+    return put_all
 
 
 def bases(storage: Storage) -> tuple[Storage, ...]:
@@ -313,7 +329,7 @@ def _whole(pieces: list[Slot], adapter: Adapter, known: Mapping[Any, Packed], us
     if first.piece is None or not _is_piece(first):
         return pieces
     # Queries, keys and values of different widths: PyTorch keeps each by itself then, and so does the canonical form.
-    if len({_shape(piece) for piece in pieces}) > 1 or (len(pieces) == 1 and first.piece.unpacked):
+    if len({piece.shape for piece in pieces}) > 1 or (len(pieces) == 1 and first.piece.unpacked):
         return [
             slot.replace(path=(*slot.path[:-1], slot.piece.unpacked), piece=Piece(options_layer=slot.options_layer))
             for slot in pieces
@@ -322,7 +338,7 @@ def _whole(pieces: list[Slot], adapter: Adapter, known: Mapping[Any, Packed], us
     key = tuple((id(piece.storage), piece.canonical, row_of(piece)) for piece in pieces)
     # Gates stand below one another along the first axis of the canonical form; stacked layers may stand before it.
     form = KINDS.get(first.kind, {}).get(first.path[-1].partition("_l")[0], "")
-    packed = used.get(key) or known.get(key) or Packed(pieces, len(_shape(first)) - max(len(form), 1), adapter)
+    packed = used.get(key) or known.get(key) or Packed(pieces, len(first.shape or ()) - max(len(form), 1), adapter)
     packed.pieces = tuple(pieces)
     used[key] = packed
     leaf = " ".join(p.leaf if (row := row_of(p)) is None else f"{p.leaf}[{row}]" for p in pieces)

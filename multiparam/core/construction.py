@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,12 @@ from ..errors import InvalidArgument, ShapeError, UnknownShapes
 from . import registry
 from .arrays import numpy_dtype
 from .group import store_of
+from .inputs import Inputs
 from .model import Model
-from .parameter import UNKNOWN_CURE, slot_of, write
+from .parameter import slot_of, write
 from .protocol import Adapter
+from .unlisted import warn_of_unlisted
+from .values import UNKNOWN_CURE
 
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
@@ -26,7 +29,7 @@ def wrap(native: Any, *inputs: Any, variables: Any = None, seed: int | None = No
     Args:
         native: The model. Nothing of it is changed.
         *inputs: Example inputs, numpy (float64 is taken as float32, which models start in) or native: for shapes that
-            are only made in the first forward pass.
+            are only made in the first forward pass. A mapping alone: they go by keyword.
         variables: For a framework that keeps parameters apart from the model: these, as a linen module has them.
         seed: The seed to make them from, where ``variables`` is not there.
 
@@ -48,8 +51,10 @@ def wrap(native: Any, *inputs: Any, variables: Any = None, seed: int | None = No
     adapter = info.load()
     options = {name: value for name, value in (("variables", variables), ("seed", seed)) if value is not None}
     _check_options(adapter, info.name, options)
-    host = adapter.wrap(native, tuple(_example(adapter, x) for x in inputs), **options)
+    examples = Inputs.of(inputs[0] if len(inputs) == 1 and isinstance(inputs[0], (Mapping, Inputs)) else inputs)
+    host = adapter.wrap(native, examples.map(lambda x: _example(adapter, x)), **options)
     net = Model(host, info.name, adapter)
+    warn_of_unlisted(host)
     # Raised here and not at the first look at a shape: here the cure, example inputs, can still be given.
     table = store_of(net).table
     unknown = [name for name, slot in zip(table.names, table.slots, strict=True) if slot.storage.shape is None]

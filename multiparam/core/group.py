@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Union, overload
+from typing import Any, overload
 
 from .. import paths
 from ..errors import ParameterNotFound, WrongType
 from .composite import bases, refuse_partial
 from .constants import constants_below
 from .filling import fill
-from .lookup import Found, by_name, by_position
-from .parameter import Parameter, parameter_at, storage_of
-from .state import Loaded, load_state
+from .loaded import Loaded
+from .lookup import Selection, by_name, by_position, by_slice, not_found
+from .parameter import Parameter, index_of, parameter_at, storage_of
+from .selecting import Selector, chosen_slots
+from .state import load_state
 from .store import Store
-
-Selector = Union[str, "Parameter", "Group", Iterable[str], Callable[["Parameter"], bool], None]
 
 
 class Group:
@@ -34,7 +34,12 @@ class Group:
     """
 
     def __init__(
-        self, store: Store, prefix: paths.Path = (), indices: tuple[int, ...] | None = None, way: str | None = None
+        self,
+        store: Store,
+        prefix: paths.Path = (),
+        indices: tuple[int, ...] | None = None,
+        way: str | None = None,
+        window: range | None = None,
     ) -> None:
         self._store = store
         self._prefix = prefix
@@ -43,6 +48,7 @@ class Group:
         # Of slots, for the reason that Parameters hold one: a tie changes storages, not places. None: all there are.
         self._indices = indices
         self._numbering = len(store.numberings)
+        self._window = window
 
     @property
     def _slots(self) -> Collection[int]:
@@ -58,28 +64,38 @@ class Group:
         return paths.text(path[len(self._prefix) :])
 
     @overload
-    def __getitem__(self, key: int) -> Group: ...
+    def __getitem__(self, key: int | slice) -> Group: ...
     @overload
     def __getitem__(self, key: str) -> Parameter: ...
-    def __getitem__(self, key: int | str) -> Parameter | Group:
+    def __getitem__(self, key: int | slice | str) -> Parameter | Group:
         """A parameter or a group inside, by name or by position.
 
         Args:
-            key: A full name, relative to the group; a prefix of some; or a position among the children, those without
-                parameters included, as in the nested list that the model looks like.
+            key: A full name, relative to the group; a prefix of some; a position among the children, those without
+                parameters included, as in the nested list that the model looks like, from the end where it is
+                negative; or a slice of positions.
 
         Returns:
-            The Parameter of a full name, the Group of anything else.
+            The Parameter of a full name, the Group of anything else. In that of a slice the names are as in this group:
+            ``net[1:3]`` has ``"1.weight"``.
 
         Raises:
-            ParameterNotFound: Nothing here has such a name; the nearest one is named.
-            PositionError: The child at the position has no parameters, or there is none.
-            WrongType: The key is neither a text nor an integer.
+            ParameterNotFound: Nothing here has such a name; the nearest one is named, or what the framework's own name
+                is called here.
+            PositionError: The children there have no parameters, or there are none.
+            WrongType: The key is neither a text nor an integer nor a slice of integers.
+
+            >>> spec = mp.nn.Sequential(mp.nn.Linear(2), mp.nn.ReLU(), mp.nn.Linear(1))
+            >>> net = mp.build(spec, np.ones((1, 3)), backend="torch")
+            >>> list(net[-1].parameters()), list(net[1:].parameters())
+            (['weight', 'bias'], ['2.weight', '2.bias'])
         """
         if isinstance(key, str):
             return self._by_name(key)
         if isinstance(key, int) and not isinstance(key, bool):
-            return self._by_position(key)
+            return self._group(by_position(self._store.table, self._selection, key))
+        if isinstance(key, slice):
+            return self._group(by_slice(self._store.table, self._selection, key))
         raise WrongType(f"Index by name or by position, not by {type(key).__name__}")
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -134,23 +150,22 @@ class Group:
         raise ParameterNotFound(f"{name!r} is a parameter, not a group.")
 
     def _by_name(self, name: str) -> Parameter | Group:
-        found = by_name(self._store.table, Found(self._prefix, self._way, self._slots), name)
-        if found is None:
+        named = by_name(self._store.table, self._selection, name)
+        if named is None:
             self._store.refresh()  # native code may have added it
-            found = by_name(self._store.table, Found(self._prefix, self._way, self._slots), name)
-        if found is None:
+            named = by_name(self._store.table, self._selection, name)
+        if named is None:
             if (constant := self.buffers(aliases=True, persistent=False).get(name)) is not None:
                 return constant
-            where = f" in {self._way!r}" if self._way else ""
-            hint = paths.did_you_mean(name, [self._relative(i) for i in self._slots])
-            raise ParameterNotFound(f"No parameter {name!r}{where}. {hint}")
-        return parameter_at(self._store, found) if isinstance(found, int) else self._group(found)
+            raise not_found(self._store.table, self._selection, name, {i: self._relative(i) for i in self._slots})
+        return parameter_at(self._store, named) if isinstance(named, int) else self._group(named)
 
-    def _by_position(self, position: int) -> Group:
-        return self._group(by_position(self._store.table, Found(self._prefix, self._way, self._slots), position))
+    @property
+    def _selection(self) -> Selection:
+        return Selection(self._prefix, self._way, self._slots, self._window)
 
-    def _group(self, found: Found) -> Group:
-        return Group(self._store, found.prefix, tuple(found.inside), found.way)
+    def _group(self, selection: Selection) -> Group:
+        return Group(self._store, selection.prefix, tuple(selection.inside), selection.way, selection.window)
 
     def parameters(self, aliases: bool = False) -> Mapping[str, Parameter]:
         """The parameters by name.
@@ -238,30 +253,9 @@ class Group:
             (['0.bias', '1.bias'], ['1.weight', '1.bias'])
         """
         self._store.refresh()
-        store, slots = self._store, self._store.table.slots
-        predicates = [_predicate(selector) for selector in selectors] or [lambda parameter, names: True]
-        # By storage first: a parameter that is tied is chosen by any of its names, and then under all it has here.
-        names: dict[int, set[str]] = {}
-        for i in self._slots:
-            names.setdefault(id(slots[i].storage), set()).update((store.table.names[i], self._relative(i)))
-        chosen = {
-            key: any(test(parameter_at(store, store.table.first[key]), list(known)) for test in predicates)
-            for key, known in names.items()
-        }
-        inside = tuple(
-            i
-            for i in self._slots
-            if not slots[i].buffer
-            and chosen[id(slots[i].storage)]
-            and (kind is None or paths.matches(slots[i].kind, kind))
-        )
-        if not inside:
-            texts = [s for s in selectors if isinstance(s, str)]
-            shown = ", ".join(map(repr, texts)) or "this selector"
-            of_kind = f" of kind {kind!r}" if kind else ""
-            hint = paths.did_you_mean(texts[0], [store.table.names[i] for i in self._slots]) if texts else ""
-            raise ParameterNotFound(f"No parameter matches {shown}{of_kind}. {hint}".rstrip())
-        return Group(store, self._prefix, inside, self._way)
+        known = {i: self._relative(i) for i in self._slots}
+        inside = chosen_slots(self._store, known, selectors, kind)
+        return Group(self._store, self._prefix, inside, self._way, self._window)
 
     def init(self, function: Any, *selectors: Selector, kind: str | None = None, seed: int = 0) -> Group:
         """Fill parameters with numbers. Random ones depend only on ``seed`` and each parameter's name.
@@ -289,7 +283,7 @@ class Group:
         """
         self._store.refresh()
         group = self.select(*selectors, kind=kind) if selectors or kind else self
-        fill(self._store, list(group), function, seed)
+        fill(self._store, [index_of(p) for p in group], function, seed)
         return group
 
     def freeze(self, *selectors: Selector, kind: str | None = None) -> Group:
@@ -366,26 +360,14 @@ class Group:
         known, constants = named_parameters(self), self.buffers(aliases=True, persistent=False)
         return load_state(known, state, strict=strict, cast=cast, constants=constants)
 
+    @property
+    def _title(self) -> str:
+        return repr(paths.text(self._prefix)) if self._prefix else ""
+
     def __repr__(self) -> str:
-        title = type(self).__name__ + (f" {paths.text(self._prefix)!r}" if self._prefix else "")
-        return "\n".join([f"<{title}: {len(self)} parameters", *(f"  {parameter!r}" for parameter in self)]) + ">"
-
-
-def _predicate(selector: Selector) -> Callable[[Parameter, list[str]], bool]:
-    """A selector as a test of a Parameter and all its names."""
-    if selector is None:
-        return lambda parameter, names: True
-    if isinstance(selector, str):
-        return lambda parameter, names: any(paths.matches(name, selector) for name in names)
-    if isinstance(selector, Parameter):
-        return lambda parameter, names: storage_of(parameter) is storage_of(selector)
-    if isinstance(selector, Group):
-        chosen = {id(storage_of(p)) for p in selector}
-        return lambda parameter, names: id(storage_of(parameter)) in chosen
-    if callable(selector):
-        return lambda parameter, names: bool(selector(parameter))
-    patterns = list(selector)
-    return lambda parameter, names: any(paths.matches(name, pattern) for name in names for pattern in patterns)
+        counts = f"{len(self)} parameters" + (f", {len(buffers)} buffers" if (buffers := self.buffers()) else "")
+        title = f"{type(self).__name__} {self._title}".rstrip()
+        return f"<{title}: {counts}>"
 
 
 def store_of(group: Group) -> Store:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Generic, TypeVar
 
 from .. import paths
-from .slots import Activation, Slot
+from .slots import Activation, OnEnter, Slot
 
 S = TypeVar("S")
 Place = tuple[paths.Path, tuple[int, ...], Any]  # path, positions, layer
@@ -99,6 +99,65 @@ class Storages(Generic[S]):
         return iter(self._known.values())
 
 
+class Holders:
+    """Where each layer of a model is held, as it was listed, to be asked whether it still is there.
+
+    Cheap, since it is asked at each read and write: one look-up for each layer above.
+
+    >>> inner = {}
+    >>> model = {"a": inner}
+    >>> holders = Holders(model)
+    >>> holders.add(("a",), (), inner, dict.get, model, "a")
+    >>> holders.lead_to(("a",), inner)
+    True
+    >>> model["a"] = {}
+    >>> holders.lead_to(("a",), inner)
+    False
+    """
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._links: dict[paths.Path, tuple[paths.Path, Any, Callable[..., Any], tuple[Any, ...]]] = {}
+        self._home: dict[int, paths.Path] = {}
+
+    def add(self, path: paths.Path, above: paths.Path, layer: Any, look: Callable[..., Any], *arguments: Any) -> None:
+        """A layer and where it is.
+
+        Args:
+            path: Of the layer.
+            above: The path of what holds it; ``()`` for the root.
+            layer: It.
+            look: ``look(*arguments)`` gives what is there at any later time.
+            *arguments: What that takes.
+        """
+        self._links[path] = above, layer, look, arguments
+        self._home[id(layer)] = path
+
+    def lead_to(self, path: paths.Path, layer: Any) -> bool:
+        """Whether a layer is where it was, and so is all above it.
+
+        Args:
+            path: Its path, as a slot of it has it; of the parts of a composite layer, any.
+            layer: What was there when the model was listed.
+
+        Returns:
+            Whether it is there now.
+        """
+        link = self._links.get(path)
+        if link is None or link[1] is not layer:  # the root, or a part of a composite layer, under that one's path
+            if layer is self._root:
+                return True
+            link = self._links.get(self._home.get(id(layer), path))
+            if link is None or link[1] is not layer:
+                return False
+        while link is not None:
+            above, layer, look, arguments = link
+            if look(*arguments) is not layer:
+                return False
+            link = self._links.get(above)
+        return True
+
+
 class LayerNames:
     """The names of layers by identity; one that is used at several positions has several, given out in turn.
 
@@ -149,23 +208,35 @@ class LayerNames:
 
 
 @contextmanager
-def hook_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
+def hook_calls(
+    names: LayerNames, on_call: Callable[[Activation], Any], on_enter: OnEnter | None = None
+) -> Iterator[None]:
     """Show the calls of layers that have ``register_forward_hook``, whose handles are context managers.
 
     Args:
         names: The layers, and what they are called.
         on_call: Is given each call inside the context, in order of execution.
+        on_enter: Is given each call before it is made: see :meth:`~multiparam.adapter.Host.watch`. It needs hooks whose
+            results replace inputs and outputs, as PyTorch's do.
 
     Yields:
         None; behind the context, the hooks are gone.
     """
+    entered: dict[int, list[str]] = {}
 
-    def hook(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        on_call(Activation(names.next(layer), inputs, output))
+    def hook(layer: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        name = names.next(layer) if on_enter is None else entered[id(layer)].pop()
+        return on_call(Activation(name, inputs, output))
+
+    def pre_hook(layer: Any, inputs: tuple[Any, ...]) -> Any:
+        entered.setdefault(id(layer), []).append(names.next(layer))
+        return on_enter and on_enter(entered[id(layer)][-1], inputs)
 
     with ExitStack() as stack:
         for layer in names.layers:
             stack.enter_context(layer.register_forward_hook(hook))
+            if on_enter is not None:
+                stack.enter_context(layer.register_forward_pre_hook(pre_hook))
         yield
 
 
@@ -199,12 +270,16 @@ def temporarily(changes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 @contextmanager
-def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Iterator[None]:
-    """Show the calls of layers that have no hooks: inside the context, by another ``__call__`` of their classes.
+def watch_calls(
+    names: LayerNames, on_call: Callable[[Activation], Any], on_enter: OnEnter | None = None
+) -> Iterator[None]:
+    """Show the calls of layers whose hooks change nothing, or that have none: inside the context, by another
+    ``__call__`` of their classes.
 
     Args:
         names: The layers, and what they are called.
         on_call: Is given each call inside the context, in order of execution.
+        on_enter: Is given each call before it is made: see :meth:`~multiparam.adapter.Host.watch`.
 
     Yields:
         None; behind the context, the classes are as before.
@@ -215,13 +290,15 @@ def watch_calls(names: LayerNames, on_call: Callable[[Activation], None]) -> Ite
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             if self not in names or id(self) in inside:  # inside: the call of a base class
                 return original(self, *args, **kwargs)
+            name = "" if on_enter is None else names.next(self)
+            args = args if on_enter is None else on_enter(name, args)
             inside.add(id(self))
             try:
                 output = original(self, *args, **kwargs)
             finally:
                 inside.discard(id(self))
-            on_call(Activation(names.next(self), args, output))
-            return output
+            given = on_call(Activation(names.next(self) if on_enter is None else name, args, output))
+            return output if given is None else given
 
         return call
 

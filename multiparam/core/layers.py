@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, Union
 
 from ..errors import InvalidArgument
 from .layouts import Layout, permutation
+from .slots import Slot
 
 # kind -> leaf -> layout; the order is PyTorch's, parameters first, then buffers
 KINDS: dict[str, Mapping[str, str]] = {
@@ -93,6 +94,25 @@ def rank(kind: str, leaf: str) -> int:
         return 10**6
     before = 2 * int(stacked[2]) + bool(stacked[3]) if stacked else 0
     return 100 * before + list(form).index(bare)
+
+
+def stacked_axes(slot: Slot) -> int:
+    """How many axes of a parameter in canonical form number layers, as scanned and vmapped ones have.
+
+    Args:
+        slot: Where it is.
+
+    Returns:
+        What the adapter says, or the axes beyond those that the kind's leaf has.
+    """
+    if slot.piece is not None and slot.piece.stacked:
+        return slot.piece.stacked
+    forms = KINDS.get(slot.kind, {})
+    numbered = STACKED.fullmatch(slot.path[-1]) if forms is RECURRENT else None
+    form = forms.get(numbered[1] if numbered else slot.path[-1])
+    if form is None or "*" in form:
+        return 0
+    return max(0, len(slot.shape or ()) - len(form))
 
 
 T = TypeVar("T")

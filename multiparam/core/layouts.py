@@ -88,6 +88,34 @@ class Layout:
             self._inverse = Layout(*(_back(step) for step in reversed(self.steps)))
         return self._inverse
 
+    def lifted(self, stack: tuple[int, ...]) -> Layout:
+        """The same for arrays that stand one behind another along axes in front.
+
+        Args:
+            stack: The sizes of these axes.
+
+        Returns:
+            The layout of the stack.
+
+        Raises:
+            ValueError: It reorders rows, which are not the first axis of a stack.
+
+        >>> Layout(("transpose", (1, 0))).lifted((8,)).shape((8, 3, 4))
+        (8, 4, 3)
+        """
+        n = len(stack)
+        steps: list[tuple[Any, ...]] = []
+        for step in self.steps:
+            if step[0] == "reshape":
+                steps.append(("reshape", (*stack, *step[1]), (*stack, *step[2])))
+            elif step[0] == "transpose":
+                steps.append(("transpose", (*range(n), *(n + axis for axis in step[1]))))
+            elif step[0] == "flip":
+                steps.append(("flip", tuple(n + axis for axis in step[1])))
+            else:
+                raise ValueError(f"{step[0]} is along the first axis, which is a stack's here")
+        return Layout(*steps)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Layout) and self.steps == other.steps
 

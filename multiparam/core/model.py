@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, overload
-
-import numpy as np
 
 from .. import paths
 from ..errors import UnsupportedAttribute
 from . import ties
-from .arrays import to_numpy
 from .group import Group
-from .parameter import Parameter, parameter_at
-from .protocol import Activation, Adapter, Array, Host
+from .inputs import Inputs
+from .materialise import materialise
+from .parameter import Parameter, overlapping, parameter_at
+from .protocol import Adapter, Host
+from .running import Running
 from .store import Store
 from .table import same_architecture
-from .training import Optimizer, Step
+from .unlisted import warn_of_overlaps, warn_of_unlisted
 
 
-class Model(Group):
+class Model(Running):
     """A framework's model behind one face. Made by :func:`multiparam.wrap` and :func:`multiparam.build`.
 
     Attributes:
@@ -58,9 +57,9 @@ class Model(Group):
 
     @native.setter
     def native(self, native: Any) -> None:
-        store, host = self._store, self.adapter.wrap(native, ())
+        store, host = self._store, self.adapter.wrap(native, Inputs())
         same_architecture(store.table, store.read_table(host))
-        store.host = host
+        store.replace_host(host)
         # A copy may have lost ties; those known before stay on record, so that check finds them.
         store.reread(keep_known=True)
 
@@ -87,75 +86,13 @@ class Model(Group):
         if type(self._store.host).variables is Host.variables:
             raise UnsupportedAttribute(f"{self.backend} keeps the parameters in the model itself: use net.native.")
 
-    # -- running
-
-    def __call__(self, *inputs: Any, train: bool | None = None, **kwargs: Any) -> Array:
-        """The forward pass.
-
-        Args:
-            *inputs: numpy arrays, which are converted (floats to the model's dtype), or the framework's own.
-            train: Whether dropout and batch statistics are on; None: off, but for a gradient step.
-            **kwargs: Handed to the framework's model as they are.
-
-        Returns:
-            The framework's own output.
-        """
-        store = self._store
-        mode = store.train if train is None else train
-        return store.host.call(tuple(store.native_array(x) for x in inputs), kwargs, mode)
-
-    def activations(self, *inputs: Any) -> list[Activation]:
-        """What each layer with parameters takes and gives in a forward pass in evaluation, in order of execution.
-
-        Args:
-            *inputs: As for a call.
-
-        Returns:
-            One :class:`~multiparam.adapter.Activation` a call: ``layer`` (its name), ``inputs`` and ``output``. A layer
-            used several times is there as often, under the name of each use.
-
-            >>> net = mp.build(mp.nn.Sequential(mp.nn.Linear(2), mp.nn.ReLU()), np.ones((1, 3)), backend="torch")
-            >>> [(call.layer, tuple(call.output.shape)) for call in net.activations(np.ones((4, 3)))]
-            [('0', (4, 2))]
-        """
-        calls: list[Activation] = []
-        self._store.host.activations(tuple(self.native_array(x) for x in inputs), calls.append)
-        return calls
-
-    def native_array(self, array: Any) -> Array:
-        """numpy as the framework's array.
-
-        Args:
-            array: A numpy array; anything else is left as it is.
-
-        Returns:
-            The framework's array; floats in the model's dtype, other dtypes as they are.
-        """
-        return self._store.native_array(array)
-
-    def to_numpy(self, array: Any) -> np.ndarray:
-        """Any array as numpy: :func:`multiparam.to_numpy`.
-
-        Args:
-            array: A framework's array, gradient-tracked or not, a Parameter, or plain numbers.
-
-        Returns:
-            The same numbers; they may alias the array's memory.
-        """
-        return to_numpy(array)
-
-    @property
-    def dtype(self) -> str | None:
-        """The dtype of the first parameter of floats."""
-        return self._store.dtype
-
     # -- access
 
     @overload
-    def __getitem__(self, key: int) -> Group: ...
+    def __getitem__(self, key: int | slice) -> Group: ...
     @overload
     def __getitem__(self, key: str) -> Parameter: ...
-    def __getitem__(self, key: int | str) -> Parameter | Group:
+    def __getitem__(self, key: int | slice | str) -> Parameter | Group:
         # Two look-ups and no call: a loop over names pays this for each access. Other keys take the long way.
         if type(key) is str:
             parameter = self._named.get(key)
@@ -247,7 +184,8 @@ class Model(Group):
         """Look at the native model again, for ties that it has lost.
 
         Parameters that native code has replaced, added or removed since the last look are taken as they are now, and a
-        :class:`MultiparamWarning` names them, as at every verb on the whole model.
+        :class:`MultiparamWarning` names them, as at every verb on the whole model; others name what the model holds
+        that is neither parameter nor buffer, such as extra state, and parameters that lie in one memory.
 
         Frameworks lose ties without a word: torch's ``load_state_dict(assign=True)`` puts a tensor in each name's
         place, and a reloaded or mapped copy, given as ``net.native = copy``, may hold one for each.
@@ -267,6 +205,8 @@ class Model(Group):
             ([('0.weight', '1.weight')], [('0.weight', '1.weight')], [])
         """
         self._store.refresh()
+        warn_of_unlisted(self._store.host)
+        warn_of_overlaps(overlapping({**self.parameters(), **self.buffers()}))
         return ties.broken(self._store)
 
     def options(self) -> dict[str, dict[str, Any]]:
@@ -282,46 +222,42 @@ class Model(Group):
                 options[layer] = dict(store.host.options(slot))
         return {layer: known for layer, known in options.items() if known}
 
-    # -- gradients
+    def materialise(self) -> Model:
+        """Give memory to what was made without: ``torch.device("meta")``, ``jax.eval_shape``, ``nnx.eval_shape``.
 
-    def value_and_grad(self, objective: Callable[..., Any], *, train: bool = True) -> Step:
-        """A compiled gradient step.
-
-        Args:
-            objective: ``objective(net, *batch)`` gives a native scalar: one of ``mp.losses``, or a function of yours.
-            train: Whether the network runs in training mode, with dropout and batch statistics.
+        :func:`multiparam.load` and :func:`multiparam.transfer` do so with ``materialise=True``. What has values keeps
+        them. torch's ``native.to_empty(device=...)`` does it on a device of one's choice, and is noticed.
 
         Returns:
-            ``step(*batch)``: it gives the loss and a mapping name -> gradient, and leaves these in each ``.grad``.
+            The model: its parameters and buffers hold zeros, tied where they were, and so do the buffers that are no
+            part of its state, which its own code would have to compute again; a MultiparamWarning names those.
 
-            >>> net = mp.build(mp.nn.Linear(1, bias=False), np.ones((1, 2)), backend="torch")
-            >>> _ = net.init(mp.init.constant(1))
-            >>> step = net.value_and_grad(mp.losses.mse)
-            >>> loss, grads = step(np.array([[1., 2.]]), np.array([[0.]]))
-            >>> float(loss), mp.to_numpy(grads["weight"]).tolist()
-            (9.0, [[6.0, 12.0]])
+            >>> import torch
+            >>> with torch.device("meta"):
+            ...     native = torch.nn.Linear(2, 1)
+            >>> mp.wrap(native).materialise()["weight"].numpy()
+            array([[0., 0.]], dtype=float32)
         """
-        return Step(self._store, partial(objective, self), train)
+        self._store.refresh()
+        materialise(self._store, self._store.table.slots)
+        return self
 
-    def optimizer(self, name: str, **options: float | bool) -> Optimizer:
-        """The framework's own optimizer, with PyTorch's meaning of each option.
-
-        Args:
-            name: ``"sgd"``, ``"momentum"`` or ``"adam"``.
-            **options: For sgd ``lr=0.01``; for momentum ``lr=0.01, momentum=0.9, nesterov=False``; for adam
-                ``lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8``, eps being added to the root of the corrected second
-                moment (Kingma and Ba, 2015, algorithm 1).
+    def trainable_mask(self) -> Any:
+        """What :meth:`freeze` has left trainable, for native training in a framework whose arrays have no flags (Flax).
 
         Returns:
-            The optimizer over the trainable parameters; ``step()`` uses each ``.grad``.
+            A pytree of bools for the parameters of a linen module (``variables["params"]``), or the ``nnx.Param`` state
+            of an NNX one: ``optax.multi_transform({True: tx, False: optax.set_to_zero()}, mask)`` trains by it.
 
         Raises:
-            InvalidArgument: There is no such optimizer, or it has no such option.
+            UnsupportedAttribute: The framework keeps flags in the model, where its own training sees them.
 
-            >>> net = mp.build(mp.nn.Linear(1, bias=False), np.ones((1, 1)), backend="torch")
-            >>> _ = net.init(mp.init.constant(1))
-            >>> net.optimizer("sgd", lr=0.5).step({"weight": np.ones((1, 1))})
-            >>> net["weight"].numpy().tolist()
-            [[0.5]]
+            >>> from flax import nnx
+            >>> net = mp.wrap(nnx.Linear(2, 1, rngs=nnx.Rngs(0)))
+            >>> import warnings
+            >>> warnings.simplefilter("ignore", mp.MultiparamWarning)  # it says that native training needs the mask
+            >>> _ = net.freeze("bias")
+            >>> nnx.to_pure_dict(net.trainable_mask())
+            {'bias': False, 'kernel': True}
         """
-        return Optimizer(self._store, name, options)
+        return self._store.host.trainable_mask()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from typing import Any, NamedTuple, Union
 
 import numpy as np
@@ -63,14 +64,46 @@ def _members(output: Any) -> Iterator[tuple[Any, Any]]:
         yield None, output
 
 
-def named_arrays(output: Any) -> dict[str, Leaf]:
-    """The leaves of an output as numpy arrays, which may alias the framework's memory, and texts as they are."""
-    return {name: leaf if isinstance(leaf, str) else to_numpy(leaf) for name, leaf in leaves(output)}
+def as_it_is(array: Any) -> Any:
+    """What :meth:`~multiparam.adapter.Host.gather` is where arrays are whole."""
+    return array
 
 
-def arrays_of(output: Any) -> list[np.ndarray]:
-    """Every array of numbers in an output, however nested."""
-    arrays = (array for array in named_arrays(output).values() if not isinstance(array, str))
+def with_leaves(output: Any, function: Callable[[Any], Any]) -> Any:
+    """The same structure with another leaf in each one's place, in the order of :func:`leaves`.
+
+    >>> with_leaves({"y": 1.0, "states": (2.0, None)}, lambda leaf: leaf + 1)
+    {'y': 2.0, 'states': (3.0, None)}
+    """
+    if output is None:
+        return None
+    members = list(_members(output))
+    if [name for name, _ in members] == [None]:
+        return function(output)
+    values = [with_leaves(value, function) for _, value in members]
+    if isinstance(output, Mapping):
+        other: Any = copy(output)  # transformers' outputs are made of more than their items
+        for (name, before), value in zip(members, values, strict=True):
+            if value is not before:
+                other[name] = value
+        return other
+    if dataclasses.is_dataclass(output):
+        changes: dict[str, Any] = dict(zip((name for name, _ in members), values, strict=True))
+        return dataclasses.replace(output, **changes)  # type: ignore[type-var]
+    return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)
+
+
+def named_arrays(output: Any, gather: Callable[[Any], Any] = as_it_is) -> dict[str, Leaf]:
+    """The leaves of an output as numpy arrays, which may alias the framework's memory, and texts as they are.
+
+    ``gather`` puts an array together that several processes hold: see :meth:`~multiparam.adapter.Host.gather`.
+    """
+    return {name: leaf if isinstance(leaf, str) else to_numpy(gather(leaf)) for name, leaf in leaves(output)}
+
+
+def arrays_of(output: Any, gather: Callable[[Any], Any] = as_it_is) -> list[np.ndarray]:
+    """Every array of numbers in an output, however nested; ``gather`` as for :func:`named_arrays`."""
+    arrays = (array for array in named_arrays(output, gather).values() if not isinstance(array, str))
     return [array for array in arrays if dtype_kind(array.dtype.name)]
 
 

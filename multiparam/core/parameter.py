@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ..errors import DtypeError, PositionError, ShapeError, UnknownShapes
-from .arrays import castable, contiguous, numpy_dtype, overflows, to_numpy
-from .slots import Slot, Storage
+from ..errors import DtypeError, PositionError, ShapeError, Unsupported
+from .arrays import contiguous, to_numpy
+from .blocks import block_of, cover, keeps_blocks
+from .composite import bases
+from .filling import fill
+from .materialise import materialise, require_values
+from .slots import Box, Slot, Storage
 from .store import Store
-
-UNKNOWN_CURE = "Pass example inputs, mp.wrap(net, X), or run the model once before wrapping it."
+from .values import canonical_shape, in_dtype, memory_of_slot, write_canonical, write_native
 
 
 class Parameter:
@@ -86,11 +90,8 @@ class Parameter:
         Raises:
             UnknownShapes: The framework does not know it before the first forward pass.
         """
-        shape = self._storage.shape
-        if shape is None:
-            raise UnknownShapes(f"The shape of {self.name!r} is not known yet. {UNKNOWN_CURE}")
-        layout = self._slot.canonical
-        return shape if layout is None else layout.shape(shape)
+        slot = self._store.slot(self._index)
+        return canonical_shape(slot, self._store.table.names[self._index])
 
     @property
     def dtype(self) -> str:
@@ -118,16 +119,34 @@ class Parameter:
         objective it is the tracked array itself, so a penalty on it has a gradient.
         """
         # Reading may give the model's own memory, which the next step overwrites; detaching copies.
+        require_values(self._store, self._slot)
         array = self._canonical(self._storage.read())
         return array if self._store.tracing else self._store.adapter.detach(array)
 
-    def numpy(self) -> np.ndarray:
+    def numpy(self, *, gather: bool = False) -> np.ndarray:
         """The values as numpy.
+
+        Args:
+            gather: Whether to put an array together that several processes hold in pieces, which each of them must
+                call; of another one it changes nothing.
 
         Returns:
             An independent, writable numpy array in canonical layout.
+
+        Raises:
+            ShardError: This process holds a part only, unless ``gather``.
+            NoValues: The model was made without memory.
         """
-        return contiguous(peek(self))
+        return contiguous(whole(self) if gather else peek(self))
+
+    @property
+    def sharding(self) -> Box | None:
+        """The block of it that this process holds, start and stop on each canonical axis; None where it is all of it.
+
+        Raises:
+            Unsupported: Its layout here is another one than the framework's, in which the block would be none.
+        """
+        return local_box(self)
 
     @property
     def grad(self) -> Any | None:
@@ -158,8 +177,30 @@ class Parameter:
             ShapeError: The shape is another one; the parameter is then unchanged.
             DtypeError: The dtype is another one, or cannot be converted; likewise.
         """
-        value = self._checked(array, cast)
-        write(self, value)
+        if not write_native(self._store, self._slot, array):
+            write(self, self._checked(array, cast))
+        return self
+
+    def init(self, function: Any, *, seed: int = 0) -> Parameter:
+        """Fill it with numbers: :meth:`Group.init` of this one alone, with the same numbers.
+
+        Args:
+            function: An initialiser, as there.
+            seed: The seed.
+
+        Returns:
+            The parameter itself.
+
+        Raises:
+            ShapeError: The initialiser has no meaning for the shape, or gives another one.
+            DtypeError: The parameter cannot hold the numbers. An error leaves it as it was.
+
+            >>> net = mp.build(mp.nn.Linear(2), np.ones((1, 3)), backend="torch")
+            >>> net["bias"].init(mp.init.constant(0.5)).numpy().tolist()
+            [0.5, 0.5]
+        """
+        self._store.refresh()
+        fill(self._store, [self._index], function, seed)
         return self
 
     def _checked(self, array: Any, cast: bool) -> np.ndarray:
@@ -249,6 +290,11 @@ def parameter_at(store: Store, index: int) -> Parameter:
     return parameter
 
 
+def index_of(parameter: Parameter) -> int:
+    """The index of that slot in today's table."""
+    return parameter._index
+
+
 def slot_of(parameter: Parameter) -> Slot:
     """The first slot that shows it."""
     return parameter._slot
@@ -261,23 +307,89 @@ def storage_of(parameter: Parameter) -> Storage:
 
 def peek(parameter: Parameter) -> np.ndarray:
     """The values in canonical layout, for reading at once: it may alias the model's memory."""
-    array = parameter._store.adapter.to_numpy(parameter._storage.read())
-    layout = parameter._slot.canonical
+    require_values(parameter._store, parameter._slot)
+    return _shown(parameter, parameter._storage.read())
+
+
+def whole(parameter: Parameter) -> np.ndarray:
+    """All values in canonical layout, put together where several processes hold them: a collective. It may alias."""
+    store, storage = parameter._store, parameter._storage
+    require_values(store, parameter._slot)
+    return _shown(parameter, store.host.gather(storage.read()))
+
+
+def _shown(parameter: Parameter, native: Any) -> np.ndarray:
+    array, layout = parameter._store.adapter.to_numpy(native), parameter._slot.canonical
     shown: np.ndarray = array if layout is None else layout.apply(array, np)
     return shown
 
 
+def require_memory(parameters: Iterable[Parameter]) -> None:
+    """See that parameters of one model have values, before the first is written. Raises NoValues."""
+    parameters = list(parameters)
+    for parameter in parameters[:1]:
+        require_values(parameter._store, *(each._slot for each in parameters))
+
+
+def give_memory(parameters: Iterable[Parameter]) -> None:
+    """Give memory to those parameters of one model that have only shapes."""
+    parameters = list(parameters)
+    for parameter in parameters[:1]:
+        materialise(parameter._store, [each._slot for each in parameters])
+
+
+def overlapping(parameters: Mapping[str, Parameter]) -> list[tuple[str, str, bool]]:
+    """Names of parameters of one model that lie in one memory and are not tied; whether they are the same numbers."""
+    storages: dict[Storage, str] = {}
+    for name, p in parameters.items():
+        if len(bases(p._storage)) == 1:
+            storages.setdefault(p._storage, name)
+    names = list(storages.values())
+    stores = [p._store for p in parameters.values()][:1]
+    return [(names[i], names[j], whole) for each in stores for i, j, whole in each.host.overlaps(list(storages))]
+
+
+def local_box(parameter: Parameter) -> Box | None:
+    """The block that this process holds, on canonical axes. Raises Unsupported where a layout makes it none."""
+    boxes = [parameter._store.host.sharding(base) for base in bases(parameter._storage)]
+    if all(box is None for box in boxes):
+        return None
+    layout = parameter._slot.canonical
+    if len(boxes) > 1 or boxes[0] is None or not keeps_blocks(layout):
+        raise Unsupported(f"{parameter.name!r} is sharded, and shown in a layout in which its block is none.")
+    return boxes[0] if layout is None else cover(layout.inverse, parameter.shape, boxes[0])
+
+
+def needed_block(parameter: Parameter) -> Box | None:
+    """The block that a write into this process' part needs, on canonical axes; None where it is all of it."""
+    storages = bases(parameter._storage)
+    box = parameter._store.host.sharding(storages[0]) if len(storages) == 1 else None
+    layout = parameter._slot.canonical
+    return box if box is None or layout is None else cover(layout.inverse, parameter.shape, box)
+
+
+def write_blocks(parameter: Parameter, read: Callable[[Box], np.ndarray]) -> None:
+    """Write the blocks that this process holds, in the parameter's dtype; ``read`` gives blocks on canonical axes."""
+    store, slot = parameter._store, parameter._slot
+    require_values(store, slot)
+    layout, shape, name = slot.canonical, parameter.shape, parameter.name
+
+    def make(box: Box) -> np.ndarray:
+        return block_of(None if layout is None else layout.inverse, shape, box, lambda b: in_dtype(slot, name, read(b)))
+
+    store.host.fill(slot.storage, make)
+
+
+def memory_of(parameter: Parameter) -> np.ndarray | None:
+    """The parameter's own memory, where its framework lets others write into that, and in canonical layout."""
+    return memory_of_slot(parameter._store, parameter._slot)
+
+
 def cast_to(parameter: Parameter, value: np.ndarray) -> np.ndarray:
     """An array in a parameter's dtype, unless that would lose its kind: no fraction, no imaginary part."""
-    target = numpy_dtype(parameter.dtype)
-    if value.dtype != target and not castable(value.dtype.name, parameter.dtype):
-        raise DtypeError(f"{parameter.name!r} is {parameter.dtype}; {value.dtype} values cannot be written into it.")
-    if overflows(value, target):
-        raise DtypeError(f"{parameter.name!r} is {parameter.dtype}; the values go beyond its range.")
-    return value.astype(target, copy=False)
+    return in_dtype(parameter._slot, parameter.name, value)
 
 
 def write(parameter: Parameter, value: np.ndarray) -> None:
     """Write a canonical array of the right shape and dtype."""
-    layout = parameter._slot.canonical
-    parameter._storage.write(value if layout is None else layout.undo(value, np))
+    write_canonical(parameter._store, parameter._slot, value)

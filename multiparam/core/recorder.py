@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays import to_numpy
-from .group import Selector
+from .selecting import Selector
 
 if TYPE_CHECKING:
     from .model import Model

@@ -1,8 +1,8 @@
 """Which backends there are, which one recognises an object, and which one is selected.
 
-A backend is an entry point of the group ``multiparam.backends`` that names a :class:`BackendInfo`. Ours and a
-third party's register in the same way. Nothing here imports a framework: a framework is imported when one of
-its models is wrapped or built, and detection looks only at what an object's classes already say.
+A backend is an entry point of the group ``multiparam.backends`` that names a :class:`BackendInfo`. Ours and a third
+party's register alike. Nothing here imports a framework: that is when one of its models is wrapped or built, and
+detection looks only at what an object's classes already say.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from types import MappingProxyType
@@ -36,15 +37,20 @@ class BackendInfo:
         name: The framework's name, as users select it.
         recognises: Root modules whose classes are this backend's models, such as ``("flax",)``.
         arrays: Root modules whose classes are its arrays, such as ``("jax", "jaxlib")``.
-        requires: Importable modules it cannot do without; the first one's distribution gives the version.
+        requires: Importable modules it cannot do without, or ``"package.module:function"`` that gives them. The version
+            is the first one's.
         adapter: ``"package.module:Class"`` of its :class:`~multiparam.adapter.Adapter`.
         install: The pip line to show when something is missing.
         reads: Suffix of a weight file -> ``"package.module:function"`` that reads one, path -> (name -> array). Such a
-            function should import the framework only where the format needs it.
+            function should import the framework only where the format needs it. A name that ends in ``/`` is a kind of
+            folder: ``"orbax/"``, ``"tensorflow/"``.
         writes: Suffix -> ``"package.module:function"`` that writes such a file: (source, path), where the source is a
             :class:`~multiparam.adapter.Host` of a model, to be written in the framework's own names and layouts, or
-            name -> array.
+            name -> array. A suffix that ends in ``/`` is that of a folder, which the function makes: ``".orbax/"``.
         models_only: Those of ``writes`` that cannot hold arrays without a model; their function only gets a host.
+        aliases: Other names that users call the framework by, as of a library of layers on top of it.
+        prepare: ``"package.module:function"``, called when the backend is selected and before a user's file runs:
+            it makes the framework's own import work, where it would not, and imports no framework.
 
     >>> import multiparam.adapter as mpa
     >>> modules = {"recognises": ("mylib",), "arrays": ("mylib",), "requires": ("mylib",)}
@@ -59,24 +65,33 @@ class BackendInfo:
         *,
         recognises: tuple[str, ...],
         arrays: tuple[str, ...],
-        requires: tuple[str, ...],
+        requires: tuple[str, ...] | str,
         adapter: str,
         install: str,
         reads: Mapping[str, str] = MappingProxyType({}),
         writes: Mapping[str, str] = MappingProxyType({}),
         models_only: tuple[str, ...] = (),
+        aliases: tuple[str, ...] = (),
+        prepare: str = "",
     ) -> None:
         self.name = name
         self.recognises = recognises
         self.arrays = arrays
-        self.requires = requires
+        self._requires = requires
         self.adapter = adapter
         self.install = install
         self.reads = reads
         self.writes = writes
         self.models_only = models_only
+        self.aliases = aliases
+        self._prepare = prepare
         self.broken: Exception | None = None
         self._backend: Adapter | None = None
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The modules it cannot do without."""
+        return _named(self._requires)() if isinstance(self._requires, str) else self._requires
 
     def missing(self) -> list[str]:
         """The required modules that cannot be found; nothing is imported.
@@ -89,7 +104,7 @@ class BackendInfo:
         if self.broken is not None:
             return [self.name]
         # sys.modules first: find_spec raises for a module that was put there without a spec.
-        return [module for module in self.requires if module not in sys.modules and find_spec(module) is None]
+        return [name for name in self.requires if not sys.modules.get(name, name in sys.modules or find_spec(name))]
 
     def version(self) -> str | None:
         """The installed version of the framework.
@@ -97,10 +112,10 @@ class BackendInfo:
         Returns:
             Its distribution's version, ``"unknown version"`` where it has none; None where something is missing.
         """
-        if self.missing():
-            return None
         from importlib.metadata import PackageNotFoundError, version
 
+        if self.missing():
+            return None
         try:
             return version(self.requires[0])
         except PackageNotFoundError:
@@ -114,8 +129,7 @@ class BackendInfo:
         """
         if self.broken is not None:
             raise BackendMissing(f"Backend {self.name!r} does not register: {self.broken!r}") from self.broken
-        missing = self.missing()
-        if missing:
+        if missing := self.missing():
             raise BackendMissing(
                 f"Backend {self.name!r} is not installed ({', '.join(missing)} not found). Try: {self.install}"
             )
@@ -131,22 +145,20 @@ class BackendInfo:
         """
         if self._backend is None:
             self.require()
-            from importlib import import_module
-
-            module, _, attribute = self.adapter.partition(":")
             try:
-                self._backend = getattr(import_module(module), attribute)()
+                self._backend = _named(self.adapter)()
             except Exception as error:
                 raise BackendMissing(
                     f"Backend {self.name!r} is installed but does not import: {type(error).__name__}: {error}"
                 ) from error
         return self._backend
 
-    def read(self, path: Path) -> Mapping[str, Array]:
+    def read(self, path: Path, suffix: str) -> Mapping[str, Array]:
         """The arrays of a weight file.
 
         Args:
-            path: The file, of one of the suffixes in ``reads``.
+            path: The file.
+            suffix: What it is: one of ``reads``; the path need not end so.
 
         Returns:
             Name -> array, in the file's own names and layouts.
@@ -154,7 +166,7 @@ class BackendInfo:
         Raises:
             BackendMissing: The reader, or a framework that it needs, does not import.
         """
-        arrays: Mapping[str, Array] = self._function(self.reads[path.suffix], f"reads {path.suffix} files")(path)
+        arrays: Mapping[str, Array] = self._function(self.reads[suffix], f"reads {suffix} files")(path)
         return arrays
 
     def write(self, source: Host | Mapping[str, Array], path: Path, suffix: str) -> None:
@@ -170,19 +182,32 @@ class BackendInfo:
         """
         self._function(self.writes[suffix], f"writes {suffix} files")(source, path)
 
-    def _function(self, where: str, what: str) -> Callable[..., Any]:
-        from importlib import import_module
+    def prepare(self) -> None:
+        """Make the framework's own import work; it is not imported.
 
-        module, _, attribute = where.partition(":")
+        Raises:
+            BackendMissing: What does so does not import.
+        """
+        if self._prepare:
+            self._function(self._prepare, f"prepares the import of {self.name}")()
+
+    def _function(self, where: str, what: str) -> Any:
         try:
-            function: Callable[..., Any] = getattr(import_module(module), attribute)
+            return _named(where)
         except ImportError as error:
             self.require()  # where a whole framework is missing, the pip line says more than this error
-            raise BackendMissing(f"{module!r}, which {what}, does not import: {error}") from error
-        return function
+            raise BackendMissing(f"{where.partition(':')[0]!r}, which {what}, does not import: {error}") from error
 
     def __repr__(self) -> str:
         return f"<backend {self.name!r}: {self.version() or 'not installed'}>"
+
+
+def _named(where: str) -> Any:
+    """What ``"package.module:attribute"`` names."""
+    from importlib import import_module
+
+    module, _, attribute = where.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 class Status(str):
@@ -241,10 +266,13 @@ def backends() -> dict[str, Status]:
 
 
 def info(name: str) -> BackendInfo:
-    """The registration of one backend. Raises :class:`BackendUnknown` with a suggestion."""
+    """The registration of one backend, by its name or an alias. Raises :class:`BackendUnknown` with a suggestion."""
     known = registered()
     if name not in known:
-        raise BackendUnknown(f"No backend named {name!r}. {did_you_mean(name, known)}")
+        by_alias = {alias: each for each in known.values() for alias in each.aliases}
+        if name in by_alias:
+            return by_alias[name]
+        raise BackendUnknown(f"No backend named {name!r}. {did_you_mean(name, [*known, *by_alias])}")
     return known[name]
 
 
@@ -260,7 +288,7 @@ class use:
     A block selects for its own thread and task only, and the process' selection is what it was.
 
     Args:
-        name: One of :func:`multiparam.backends`.
+        name: One of :func:`multiparam.backends`, or what its users call it: ``"pytorch"``, ``"flax"``, ``"keras"``.
 
     Raises:
         BackendUnknown: There is no such backend; the selection stays what it was.
@@ -272,8 +300,10 @@ class use:
     """
 
     def __init__(self, name: str) -> None:
-        info(name).require()
-        self.name = name
+        known = info(name)
+        known.require()
+        known.prepare()
+        self.name = name = known.name
         with _lock:
             # One that nobody holds can become no block's any more: only the last of these can hold again.
             dead = [each for each in _process if each[1]() is None]
@@ -310,6 +340,18 @@ def selected(explicit: str | None = None) -> str:
     )
 
 
+def prepare_imports(names: Iterable[str] | None = None) -> None:
+    """Make the imports of frameworks work before a user's code runs them.
+
+    Args:
+        names: Which backends; unknown ones are for whoever selects them to refuse. None: all.
+    """
+    for known in registered().values():
+        if names is None or {known.name, *known.aliases}.intersection(names):
+            with suppress(BackendMissing):  # it is said where the backend is used
+                known.prepare()
+
+
 def readers() -> dict[str, BackendInfo]:
     """suffix -> the backend that reads weight files ending so; the first registered, where several do."""
     return _first_by_suffix(lambda known: known.reads)
@@ -338,8 +380,7 @@ def detect(obj: Any) -> BackendInfo:
     nearest = None if isinstance(obj, type) else _nearest(obj, roots)
     if nearest is not None:
         return nearest
-    kind = "the class" if isinstance(obj, type) else "an object of type"
-    name = obj.__name__ if isinstance(obj, type) else type(obj).__qualname__
+    kind, name = ("the class", obj.__name__) if isinstance(obj, type) else ("an object of type", type(obj).__qualname__)
     raise Unrecognised(
         f"No backend recognises {kind} {name!r} as a model. Known models come from: {', '.join(sorted(roots))}."
         + (" Pass an instance, not the class." if isinstance(obj, type) else "")

@@ -5,8 +5,9 @@ Two slots on one storage are tied. Naming, selection, seeds, files and compariso
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .layouts import Layout, join
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 Array = Any  # a framework's own array
+
+
+Box = tuple[slice, ...]  # a block of an array: where it starts and ends on each axis
 
 
 class Storage(Protocol):
@@ -67,6 +71,57 @@ class Storage(Protocol):
         """
 
 
+class KeptGradient:
+    """The gradient's part of a :class:`Storage`, of a framework whose arrays have no place for one.
+
+    Attributes:
+        gradient: What the last step left, set by the adapter; None before the first one.
+
+    >>> class Leaf(KeptGradient): pass
+    >>> leaf = Leaf()
+    >>> put_back, leaf.gradient = leaf.hold_grad(), 1.0
+    >>> put_back(), leaf.grad()
+    (None, None)
+    """
+
+    gradient: Array | None = None
+
+    def grad(self) -> Array | None:
+        """The gradient.
+
+        Returns:
+            What the last step left; None before the first one.
+        """
+        return self.gradient
+
+    def hold_grad(self) -> Callable[[], None]:
+        """Keep the gradient of now while other steps are taken.
+
+        Returns:
+            A function that puts it back.
+        """
+        return partial(setattr, self, "gradient", self.gradient)
+
+
+class NativeOptimizer(Protocol):
+    """The framework's own optimizer over some storages."""
+
+    lr: float
+
+    def apply(self, storages: Sequence[Storage], grads: Sequence[Array]) -> None:
+        """One update by gradients.
+
+        Args:
+            storages: Some or all of those it was made for.
+            grads: A gradient each, in native layout.
+        """
+
+
+# run(host, *batch) -> a native scalar. It takes the host, since a functional framework must trace through a copy that
+# holds its tracers, while the model of the user stays as it is.
+Run = Callable[..., Any]
+
+
 class Piece(NamedTuple):
     """What a slot is of a parameter that several native arrays make up: see :mod:`multiparam.core.composite`.
 
@@ -75,12 +130,14 @@ class Piece(NamedTuple):
         unpacked: The leaf's name where the parts do not have one shape, and each is a parameter by itself.
         row: The row of the native array that the slot is; None for the whole of it.
         options_layer: The layer whose options matter: a gate's cell.
+        stacked: How many axes in front number layers of a stack, where the framework knows it.
     """
 
     part: int | None = None
     unpacked: str = ""
     row: int | None = None
     options_layer: Any = None
+    stacked: int = 0
 
 
 # Ten fields and no more: what an adapter must state. Not frozen, only because that costs a call for each field, and
@@ -121,6 +178,17 @@ class Slot:
         return self.layout if self.view is None else join(self.view, self.layout)
 
     @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape in canonical form; None while the framework does not know it."""
+        shape = self.storage.shape
+        if shape is None:
+            return None
+        if self.piece is not None and self.piece.row is not None:
+            shape = shape[1:]
+        layout = self.canonical
+        return shape if layout is None else layout.shape(shape)
+
+    @property
     def options_layer(self) -> Any:
         """The layer whose options the weights do not carry."""
         return self.owner if self.piece is None else self.piece.options_layer
@@ -148,3 +216,7 @@ class Activation(NamedTuple):
     layer: str
     inputs: tuple[Any, ...]
     output: Any
+
+
+# on_enter(layer, inputs) -> what the layer is called on instead, by position.
+OnEnter = Callable[[str, tuple[Any, ...]], tuple[Any, ...]]

@@ -7,12 +7,15 @@ understood, and imported, before the next.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import paths
 from ..errors import MultiparamWarning, ParameterNotFound
 from .arrays import numpy_dtype
 from .composite import Packed
@@ -21,17 +24,25 @@ from .protocol import Adapter, Array, Host, Slot
 from .table import Table, Tie
 
 
+class View(NamedTuple):
+    """What a thread looks at: the model itself, or inside an objective what is traced of it."""
+
+    host: Host
+    table: Table
+    tracing: bool
+    train: bool
+
+
+_views: ContextVar[Mapping[int, View]] = ContextVar("views", default=MappingProxyType({}))  # by a store's id
+
+
 class Store:
     """The state behind a model.
 
     Attributes:
         backend: The framework's name.
         adapter: What answers for the framework.
-        host: The live model; inside an objective one that may hold traced values.
-        table: The slots of ``host``.
         version: Counts what makes compiled functions stale: ties, freezing, another native model.
-        tracing: Whether an objective is running, so that values are tracked arrays.
-        train: The mode of a forward pass whose caller names none.
         known_ties: The ties at the last look, to notice those that the framework loses.
         views: Parameters by the index of their first slot; they stay when slots change storages.
         named: Parameters by full name, and ``listed`` those of a listing, until the table changes.
@@ -42,14 +53,12 @@ class Store:
     def __init__(self, host: Host, backend: str, adapter: Adapter, constants: bool = False) -> None:
         self.backend = backend
         self.adapter = adapter
-        self.host = host
         self._of_constants = constants
         self._constants: Store | None = None
         self._packed: dict[Any, Packed] = {}
-        self.table = Table(host, adapter, self._packed, self._slots(host))
+        self._traced = 0  # in how many threads and tasks an objective is running
+        self._own = View(host, Table(host, adapter, self._packed, self._slots(host)), False, False)
         self.version = 0
-        self.tracing = False
-        self.train = False
         self.known_ties = self.table.ties()
         self.views: dict[int, Any] = {}
         self.named: dict[str, Any] = {}
@@ -68,7 +77,7 @@ class Store:
         if self._constants is None:
             self._constants = Store(self.host, self.backend, self.adapter, True)
         else:
-            self._constants.host = self.host
+            self._constants.replace_host(self.host)
             self._constants.reread()
         return self._constants
 
@@ -123,7 +132,7 @@ class Store:
         """
         if index >= 0:
             slot = self.table.slots[index]
-            if self.tracing or self.host.holds(slot):
+            if self.tracing or all(map(self.host.holds, self.table.uses(slot))):
                 return slot
             name = self.table.names[index]
             if self._of_constants:
@@ -174,15 +183,53 @@ class Store:
     def tracing_with(self, host: Host, train: bool) -> Iterator[None]:
         """Inside, everything that looks at this store looks at ``host``: its own, or one that holds traced values."""
         # A functional framework differentiates a host of its own, whose storages hold tracers. To swap it in here, and
-        # not to hand it around, is what lets an objective use the net, its parameters and groups as they are.
-        before = self.host, self.table, self.tracing, self.train
-        if host is not self.host:
-            self.host, self.table = host, Table(host, self.adapter, {})
-        self.tracing, self.train = True, train
+        # not to hand it around, is what lets an objective use the net, its parameters and groups as they are. Only for
+        # this thread and task: others go on looking at the model itself, and never see a traced value.
+        table = self.table if host is self.host else Table(host, self.adapter, {})
+        token = _views.set({**_views.get(), id(self): View(host, table, True, train)})
+        self._traced += 1
         try:
             yield
         finally:
-            self.host, self.table, self.tracing, self.train = before
+            self._traced -= 1
+            _views.reset(token)
+
+    @property
+    def _view(self) -> View:
+        """What this thread and task look at."""
+        return _views.get().get(id(self), self._own) if self._traced else self._own
+
+    @property
+    def host(self) -> Host:
+        """The live model; inside an objective one that may hold traced values."""
+        return self._view.host
+
+    def replace_host(self, host: Host) -> None:
+        """Another model in the place of this one; its table is read by whoever replaces it.
+
+        Args:
+            host: The new one's.
+        """
+        self._own = self._own._replace(host=host)
+
+    @property
+    def table(self) -> Table:
+        """The slots of ``host``."""
+        return self._view.table
+
+    @table.setter
+    def table(self, table: Table) -> None:
+        self._own = self._own._replace(table=table)
+
+    @property
+    def tracing(self) -> bool:
+        """Whether an objective is running, so that values are tracked arrays."""
+        return self._view.tracing
+
+    @property
+    def train(self) -> bool:
+        """The mode of a forward pass whose caller names none."""
+        return self._view.train
 
     @property
     def dtype(self) -> str | None:
@@ -197,7 +244,11 @@ class Store:
         array = np.asarray(array)
         if array.dtype.kind == "f" and (dtype := self.dtype) is not None:
             array = array.astype(numpy_dtype(dtype), copy=False)
-        return self.adapter.from_numpy(array)
+        return self.from_numpy(array)
+
+    def from_numpy(self, array: np.ndarray) -> Array:
+        """numpy as the framework's array in the same dtype, where the model computes."""
+        return self.host.place(self.adapter.from_numpy(array))
 
 
 def _changes(before: Table, now: Table) -> str:
@@ -211,16 +262,11 @@ def _changes(before: Table, now: Table) -> str:
         "gone": [name for name in old if name not in new],
         "no longer tied": [name for group in before.ties() if _parted(group, new) for name, _ in group],
     }
-    return "; ".join(f"{_some(names)} {what}" for what, names in kinds.items() if names)
+    return "; ".join(f"{paths.some(map(repr, names))} {what}" for what, names in kinds.items() if names)
 
 
 def _parted(group: list[Tie], storages: dict[str, Any]) -> bool:
     return len({id(storages[name]) for name, _ in group if name in storages}) > 1
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(map(repr, names[:4])) + more
 
 
 Objective = Callable[..., Any]  # objective(*batch) -> a native scalar

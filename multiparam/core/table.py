@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from .. import paths
@@ -61,6 +61,13 @@ class Table:
             self._names = {key: tuple(each) for key, each in names.items()}
         return self._names[id(storage)]
 
+    def uses(self, slot: Slot) -> tuple[Slot, ...]:
+        """All places of a slot's storage, of native arrays: where one has another now, a tie has been lost."""
+        if len(self.first) == len(self.slots):
+            return slot.parts
+        tied = (self.slots[self.by_name[name]] for name in self.names_of(slot.storage))
+        return tuple(part for each in tied for part in each.parts)
+
     def storages(self) -> list[Storage]:
         """Each native array of a parameter once, in definition order."""
         chosen = (self.slots[i].storage for i in self.first.values() if not self.slots[i].buffer)
@@ -97,6 +104,19 @@ class Table:
             self._aliases = Aliases(self._host)
         return self._aliases
 
+    def count_children(self, place: paths.Path | str) -> int | None:
+        """How many children a layer, or a list of them, has, by its path or an alias as text; None: nobody knows."""
+        if isinstance(place, str):
+            place = tuple(segment.replace("\\.", ".").replace("\\\\", "\\") for segment in paths.segments(place))
+        return self._host.count_children(place)
+
+    def stored_names(self) -> Iterator[list[tuple[int, str]]]:
+        """What the framework's own files call what slots are, for each way of naming: slots and names, which may be
+        empty."""
+        parts = [(i, part) for i, slot in enumerate(self.slots) for part in slot.parts]
+        for names in self._host.stored_names([part for _, part in parts]):
+            yield [(i, name) for (i, _), name in zip(parts, names, strict=True)]
+
     def index(self, name: str) -> int:
         """The slot of a full name, or of one in a layer's alias, as its index. Raises ParameterNotFound."""
         index = self.by_name.get(name)
@@ -128,11 +148,12 @@ class Table:
 
 
 def same_architecture(before: Table, now: Table) -> None:
-    """Raises InvalidArgument unless two tables have the same names and shapes."""
+    """Raises InvalidArgument unless two tables have the same names and canonical shapes: a tie may have given a place
+    an array in another layout."""
     for i, name in enumerate(before.names):
         if name not in now.by_name:
             raise InvalidArgument(f"This model has no parameter {name!r}. {paths.did_you_mean(name, now.names)}")
-        old, new = before.slots[i].storage.shape, now.slots[now.by_name[name]].storage.shape
+        old, new = before.slots[i].shape, now.slots[now.by_name[name]].shape
         if old != new:
             raise InvalidArgument(f"{name!r} has shape {new} in this model, and {old} in the one it replaces.")
     if now.names != before.names:

@@ -1,41 +1,121 @@
-"""Gradient steps and optimizers over a store."""
+"""Gradient steps over a store."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from .. import paths
-from ..errors import InvalidArgument, MultiparamWarning, ParameterNotFound, ShapeError
-from .arrays import numpy_dtype, to_numpy
-from .composite import Packed, bases, row_of
-from .parameter import parameter_at
-from .protocol import Adapter, Array, Host, NativeOptimizer, Slot, Storage
+from ..errors import InvalidArgument, MultiparamWarning, NoGradient, ParameterNotFound, ShapeError, WrongType
+from .arrays import to_numpy
+from .composite import Packed, bases, hold_grads
+from .labels import BatchCheck
+from .materialise import require_values
+from .protocol import Adapter, Array, Host, Slot, Storage
 from .store import Objective, Store
 
 
 def _scalar(loss: Any) -> Any:
     """A loss that is one number; some frameworks would sum another silently."""
+    if loss is None:
+        raise InvalidArgument("The objective returned None: let it return the loss.")
+    if isinstance(loss, (bool, int, float, np.ndarray, np.generic)):
+        raise WrongType(
+            f"The objective returned a {type(loss).__name__} of Python or numpy, through which no gradient goes: "
+            "compute the loss with the framework's own functions, and do not convert it."
+        )
     shape = tuple(getattr(loss, "shape", ()))
     if any(n is not None and n != 1 for n in shape):
         raise ShapeError(f"The objective must return a scalar; it returned shape {shape}. Take its mean or sum.")
     return loss
 
 
+def require_dependence(depends: bool, switched_off: bool = False) -> None:
+    """See that a gradient goes through a loss: adapters say whether their framework has seen any.
+
+    Args:
+        depends: Whether the loss depends on a trainable parameter.
+        switched_off: Whether it was computed without gradients on purpose, where an adapter can tell.
+
+    Raises:
+        NoGradient: It does not.
+    """
+    if not depends:
+        why = "Was it detached, or computed from numpy?"
+        if switched_off:
+            why = "It was computed where gradients are switched off."
+        text = f"No gradient goes through the loss: it depends on no trainable parameter. {why}"
+        raise NoGradient(text, switched_off)
+
+
+def compiled_if_possible(
+    compiled: Callable[..., Any], plain: Callable[..., Any], refusals: tuple[type[Exception], ...]
+) -> Callable[..., Any]:
+    """A step that runs as it is written from the first call on that its framework cannot compile, and warns of that.
+
+    Args:
+        compiled: What is called first.
+        plain: The same, not compiled.
+        refusals: What the framework raises for code that it cannot compile.
+
+    Returns:
+        A function of the same arguments, to be called by the step that :meth:`Host.gradient` gives.
+
+    >>> def compiled(x): raise TypeError
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     step = compiled_if_possible(compiled, abs, (TypeError,))
+    ...     step(-1), step(-2), len(caught)
+    (1, 2, 1)
+    """
+    chosen = compiled
+
+    def run(*args: Any) -> Any:
+        nonlocal chosen
+        try:
+            return chosen(*args)
+        except refusals:
+            if chosen is plain:
+                raise
+        warnings.warn(
+            "The model or the objective decides by values, as Python's if and while do, so the step is not compiled: "
+            "it runs as it is written, slower.",
+            MultiparamWarning,
+            stacklevel=4,  # this, the adapter's step, Step.__call__, then the user's line
+        )
+        chosen = plain
+        return plain(*args)
+
+    return run
+
+
 @contextmanager
 def gradients_kept(store: Store) -> Iterator[None]:
     """Inside, steps may be taken; afterwards each parameter has the gradient it had before."""
-    put_back = [storage.hold_grad() for storage in store.table.storages()]
+    put_back = hold_grads(store.table.storages())
     try:
         yield
     finally:
-        for put in put_back:
-            put()
+        put_back()
+
+
+@contextmanager
+def unchanged_on_error(store: Store) -> Iterator[None]:
+    """Where a step inside fails, gradients and buffers, such as running means, are as they were."""
+    put_back = hold_grads(store.table.storages())
+    bases_of_buffers = (base for slot in store.table.slots if slot.buffer for base in bases(slot.storage))
+    before = {base: np.array(to_numpy(base.read())) for base in bases_of_buffers}
+    try:
+        yield
+    except BaseException:
+        put_back()
+        for base, values in before.items():
+            base.write(values)
+        raise
 
 
 class Gradients(Mapping[str, Array]):
@@ -69,6 +149,10 @@ class Gradients(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._slots)
 
+    def native_pairs(self) -> list[tuple[Storage, Array]]:
+        """Native arrays and their gradients, as the framework gave them."""
+        return list(zip(self._where, self._native, strict=True))
+
     def __repr__(self) -> str:
         return f"Gradients({list(self)})"
 
@@ -86,7 +170,9 @@ class Step:
         self._version = -1  # of the store when this was compiled: a tie changes what is differentiated by
         self._slots: dict[str, Slot] = {}
         self._where: dict[Storage, int] = {}
+        self._flags: list[tuple[Storage, bool]] = []  # of every parameter: native code may freeze and unfreeze
         self._step: Callable[..., tuple[Array, list[Array]]]
+        self._labels = BatchCheck()
 
     def _compile(self) -> None:
         store, table = self._store, self._store.table
@@ -98,139 +184,39 @@ class Step:
         # Two parameters may be rows of one native array: it is differentiated by once.
         unique = dict.fromkeys(base for slot in self._slots.values() for base in bases(slot.storage))
         self._where = {base: i for i, base in enumerate(unique)}
+        parameters = (table.slots[i] for i in table.first.values() if not table.slots[i].buffer)
+        every = dict.fromkeys(base for slot in parameters for base in bases(slot.storage))
+        self._flags = [(base, base.trainable) for base in every]
         if not self._slots:
-            raise InvalidArgument("No parameter is trainable: there is nothing to differentiate. Say net.unfreeze().")
+            cure = (
+                "Say net.unfreeze()."
+                if any(not slot.buffer for slot in table.slots)
+                else "The model has no parameters."
+            )
+            raise InvalidArgument(f"No parameter is trainable: there is nothing to differentiate. {cure}")
+        require_values(store, *table.slots)
         objective, train = self._objective, self._train
 
         def run(host: Host, *batch: Any) -> Any:
-            with store.tracing_with(host, train):
+            with store.tracing_with(host, train), self._labels.watch(batch):
                 return _scalar(objective(*batch))
 
         self._step = store.host.gradient(run, list(self._where), train)
-        self._version = store.version
+        self._labels = BatchCheck()
 
     def __call__(self, *batch: Any) -> tuple[Array, Gradients]:
         store = self._store
         store.refresh(listing=False)
-        if self._version != store.version:
-            self._compile()
-        loss, native = self._step(*[store.native_array(x) for x in batch])
-        return loss, Gradients(store.adapter, self._slots, self._where, native)
-
-
-OPTIMIZERS: Mapping[str, Mapping[str, float | bool]] = MappingProxyType(
-    {
-        "sgd": {"lr": 0.01},
-        "momentum": {"lr": 0.01, "momentum": 0.9, "nesterov": False},
-        "adam": {"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
-    }
-)
-
-
-class Optimizer:
-    """A framework's own optimizer over the trainable parameters. Made by :meth:`Model.optimizer`.
-
-    After a tie or untie the native optimizer is made anew, since the old one holds a storage that is gone; its
-    moments start from zero, and a warning says so.
-    """
-
-    def __init__(self, store: Store, name: str, options: Mapping[str, float | bool]) -> None:
-        if name not in OPTIMIZERS:
-            raise InvalidArgument(f"No optimizer {name!r}. {paths.did_you_mean(name, OPTIMIZERS)}")
-        for option in options:
-            if option not in OPTIMIZERS[name]:
-                hint = paths.did_you_mean(option, OPTIMIZERS[name])
-                raise InvalidArgument(f"{name!r} has no option {option!r}. {hint}")
-        self.name = name
-        self._store = store
-        self._options = {**OPTIMIZERS[name], **options}
-        self._storages: list[Storage] = []
-        self._native: NativeOptimizer | None = None
-        self._steps = 0
-
-    @property
-    def lr(self) -> float:
-        """The learning rate; settable between steps."""
-        return float(self._options["lr"])
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._options["lr"] = value
-        if self._native is not None:
-            self._native.lr = value
-
-    def _current(self) -> NativeOptimizer:
-        # The storages themselves, not the store's version: freezing changes that too, and moments must outlive it.
-        self._store.refresh(listing=not self._steps)
-        storages = self._store.table.storages()
-        if self._native is None or [id(s) for s in storages] != [id(s) for s in self._storages]:
-            if self._steps and self.name != "sgd":
-                warnings.warn(
-                    f"Parameters were tied or untied since this {self.name!r} optimizer was made: "
-                    "its moments start from zero.",
-                    MultiparamWarning,
-                    stacklevel=3,
-                )
-            self._storages = storages
-            self._native = self._store.host.optimizer(self.name, self._options, storages)
-        return self._native
-
-    def step(self, grads: Mapping[str, Any] | None = None) -> None:
-        """One update. Frozen parameters are left alone, and so is one that has no gradient.
-
-        Args:
-            grads: Name -> gradient, any framework's array in canonical layout, such as a step gives; None: each
-                parameter's ``.grad``.
-
-        Raises:
-            InvalidArgument: No trainable parameter has a gradient, or ``grads`` names a buffer.
-            ParameterNotFound: ``grads`` has a name that the model has not.
-            ShapeError: A gradient of ``grads`` has not its parameter's shape.
-        """
-        native = self._current()
-        if grads is None or isinstance(grads, Gradients):
-            pairs = self._own() if grads is None else list(zip(grads._where, grads._native, strict=True))
+        arrays = [store.native_array(x) for x in batch]
+        if self._version == store.version and all(base.trainable is flag for base, flag in self._flags):
+            self._labels(batch, to_numpy)
+            loss, native = self._step(*arrays)
         else:
-            pairs = self._named(grads)
-        pairs = [(storage, grad) for storage, grad in pairs if storage.trainable]
-        if not pairs:
-            raise InvalidArgument("No trainable parameter has a gradient yet. Run a step of net.value_and_grad first.")
-        native.apply([storage for storage, _ in pairs], [grad for _, grad in pairs])
-        self._steps += 1
-
-    def _own(self) -> list[tuple[Storage, Array]]:
-        pairs = ((storage, storage.grad()) for storage in self._storages if storage.trainable)
-        return [(storage, grad) for storage, grad in pairs if grad is not None]
-
-    def _named(self, grads: Mapping[str, Any]) -> list[tuple[Storage, Array]]:
-        """Gradients by name as native ones of native arrays."""
-        by_storage: dict[int, tuple[Storage, np.ndarray]] = {}
-        rows: dict[int, set[int]] = {}
-        for name, grad in grads.items():
-            for slot, array in self._checked(name, grad):
-                storage = slot.storage
-                if (row := row_of(slot)) is not None:
-                    _, whole = by_storage.get(id(storage), (storage, np.zeros(storage.shape or (), array.dtype)))
-                    whole[row] = array
-                    array = whole
-                    rows.setdefault(id(storage), set()).add(row)
-                by_storage[id(storage)] = storage, np.asarray(array, order="C")
-        for key, numbers in rows.items():
-            if len(numbers) < len(by_storage[key][1]):  # the optimizer moves whole arrays, rows of no gradient too
-                names = ", ".join(repr(n) for n in grads)
-                raise InvalidArgument(f"One native array holds a parameter of {names} and another one: give both.")
-        return [(storage, self._store.adapter.from_numpy(array)) for storage, array in by_storage.values()]
-
-    def _checked(self, name: str, grad: Any) -> list[tuple[Slot, np.ndarray]]:
-        slot = self._store.table.slot(name)
-        if slot.buffer:
-            raise InvalidArgument(f"{name!r} is a buffer, which no optimizer moves.")
-        parameter = parameter_at(self._store, self._store.table.index(name))
-        array = to_numpy(grad)
-        if array.shape != parameter.shape:
-            raise ShapeError(f"The gradient of {name!r} has shape {array.shape}; the parameter has {parameter.shape}.")
-        array = array.astype(numpy_dtype(parameter.dtype), copy=False)
-        if isinstance(slot.storage, Packed):
-            return slot.storage.scatter(array)
-        layout = slot.canonical
-        return [(slot, array if layout is None else layout.undo(array, np))]
+            self._compile()
+            with unchanged_on_error(store):
+                try:
+                    loss, native = self._step(*arrays)
+                finally:  # a framework may have refused it too, in its own words
+                    self._labels(batch, to_numpy)
+            self._version = store.version
+        return loss, Gradients(store.adapter, self._slots, self._where, native)

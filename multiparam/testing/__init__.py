@@ -20,6 +20,10 @@ FEATURES: dict[str, str] = {
     "options": "net.options(): what weights do not carry",
     **{
         f"nn.{name}": f"mp.nn.{name} in mp.build"
-        for name in ("Conv", "Embedding", "LayerNorm", "BatchNorm", "MaxPool", "AvgPool", "Dropout", "Residual", "GELU")
+        for name in (
+            *("Add", "AvgPool", "BatchNorm", "Concat", "Conv", "ConvTranspose", "Dropout", "Embedding", "GELU"),
+            *("GlobalAvgPool", "GlobalMaxPool", "GroupNorm", "Identity", "InstanceNorm", "LayerNorm", "MaxPool"),
+            *("RMSNorm", "Residual", "Tokens"),
+        )
     },
 }

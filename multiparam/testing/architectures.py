@@ -97,7 +97,7 @@ def walk(
 def children(layer: nn.Layer) -> list[tuple[str, nn.Layer]]:
     if isinstance(layer, nn.Residual):
         return [("body", layer.body)]
-    return list(zip(layer.names, layer.layers, strict=True)) if isinstance(layer, nn.Sequential) else []
+    return list(zip(layer.names, layer.layers, strict=True)) if isinstance(layer, nn.Container) else []
 
 
 def uses(layer: nn.Layer) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,12 @@ def forward(layer: nn.Layer, state: State, x: np.ndarray, name: str = "", train:
             return x
         case nn.Residual():
             return x + forward(layer.body, state, x, f"{name}.body" if name else "body", train)
+        case nn.Join():
+            branches = zip(layer.names, layer.layers, strict=True)
+            outputs = [
+                forward(child, state, x, f"{name}.{branch}" if name else branch, train) for branch, child in branches
+            ]
+            return np.sum(outputs, axis=0) if isinstance(layer, nn.Add) else np.concatenate(outputs, axis=1)
         case nn.Linear():
             y = x @ at("weight").T
             return y + at("bias") if layer.bias else y
@@ -73,6 +80,31 @@ def forward(layer: nn.Layer, state: State, x: np.ndarray, name: str = "", train:
         case nn.Softmax():
             e = np.exp(x - x.max(-1, keepdims=True))
             return e / e.sum(-1, keepdims=True)
+    return _further(layer, at, x)
+
+
+def _further(layer: nn.Layer, at: Callable[[str], np.ndarray], x: np.ndarray) -> np.ndarray:
+    match layer:
+        case nn.Identity():
+            return x
+        case nn.GlobalAvgPool():
+            return x.mean(tuple(range(2, x.ndim)))
+        case nn.GlobalMaxPool():
+            return x.max(tuple(range(2, x.ndim)))
+        case nn.Tokens():
+            return x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
+        case nn.ConvTranspose():
+            y = _conv_transpose(layer, x, at("weight"))
+            return y + at("bias").reshape(-1, *[1] * (x.ndim - 2)) if layer.bias else y
+        case nn.GroupNorm() | nn.InstanceNorm():
+            groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else x.shape[1]
+            split = x.reshape(len(x), groups, -1)
+            centred = split - split.mean(-1, keepdims=True)
+            y = (centred / np.sqrt(split.var(-1, keepdims=True) + layer.eps)).reshape(x.shape)
+            shape = (1, -1, *[1] * (x.ndim - 2))
+            return y * at("weight").reshape(shape) + at("bias").reshape(shape)
+        case nn.RMSNorm():
+            return x / np.sqrt((x**2).mean(-1, keepdims=True) + layer.eps) * at("weight")
     raise TypeError(type(layer))
 
 
@@ -112,6 +144,20 @@ def _conv(layer: nn.Conv, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         for g in range(layer.groups)
     ]
     return np.concatenate(parts, axis=1)
+
+
+def _conv_transpose(layer: nn.ConvTranspose, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Each input position adds the kernel, times its value, to the output from stride times the position on."""
+    n = x.ndim - 2
+    stride, kernel = _all(layer.stride, n), weight.shape[2:]
+    space = [(size - 1) * d + k for size, d, k in zip(x.shape[2:], stride, kernel, strict=True)]
+    y = np.zeros((len(x), weight.shape[1], *space))
+    for position in np.ndindex(*x.shape[2:]):
+        rows = tuple(slice(i * d, i * d + k) for i, d, k in zip(position, stride, kernel, strict=True))
+        here: Any = (slice(None), slice(None), *position)
+        y[(slice(None), slice(None), *rows)] += np.einsum("ni,io...->no...", x[here], weight)
+    cut = tuple(slice(p, size - p) for p, size in zip(_all(layer.padding, n), y.shape[2:], strict=True))
+    return y[(slice(None), slice(None), *cut)]
 
 
 def _pool(layer: nn.MaxPool | nn.AvgPool, x: np.ndarray, pad: float, reduce: Callable[..., np.ndarray]) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 import multiparam as mp
 from multiparam import nn
 from multiparam.core import registry
+from multiparam.core.inputs import Inputs
 from multiparam.core.layouts import Layout, concat
 
 from .networks import X, assert_close, blocks, deep, feature, is_of, mlp
@@ -186,7 +187,7 @@ def test_a_cast_is_made_where_it_is_asked_for(backend: str) -> None:
 
 def test_no_model_is_an_error_of_ours(backend: str) -> None:
     with pytest.raises(mp.errors.Unrecognised):
-        registry.info(backend).load().wrap(object(), ())
+        registry.info(backend).load().wrap(object(), Inputs())
 
 
 def test_a_native_model_wraps_as_what_was_built(backend: str) -> None:
@@ -280,5 +281,7 @@ def test_losses_are_means(backend: str) -> None:
     assert loss.item() == pytest.approx(np.mean((a - b) ** 2), rel=1e-5)
     labels = np.array([0, 3, 1, 1, 2, 0])
     z = np.exp(a) / np.exp(a).sum(1, keepdims=True)
-    loss = mp.to_numpy(adapter.cross_entropy(adapter.from_numpy(a), adapter.from_numpy(labels)))
+    loss = mp.to_numpy(adapter.cross_entropy(adapter.from_numpy(a), adapter.from_numpy(labels), 7))
     assert loss.item() == pytest.approx(-np.mean(np.log(z[np.arange(6), labels])), rel=1e-5)
+    loss = mp.to_numpy(adapter.cross_entropy(adapter.from_numpy(a), adapter.from_numpy(labels), 1))
+    assert loss.item() == pytest.approx(-np.mean(np.log(z[[0, 1, 4, 5], labels[[0, 1, 4, 5]]])), rel=1e-5)

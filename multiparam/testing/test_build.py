@@ -89,6 +89,40 @@ LAYERS = {
 }
 
 
+LAYERS |= {
+    "conv transpose 1d": (nn.ConvTranspose(4, 3), images(2, 3, 5)),
+    "conv transpose 2d, padded and strided": (nn.ConvTranspose(4, (4, 3), (2, 3), (1, 0)), images(2, 3, 4, 5)),
+    "conv transpose 2d, stride above kernel": (nn.ConvTranspose(2, 2, 3, bias=False), images(2, 3, 4, 3)),
+    "group norm": (nn.GroupNorm(2), images(3, 4, 5, 6)),
+    "group norm, large eps, over sequences": (nn.GroupNorm(3, eps=0.5), images(3, 6, 7)),
+    "instance norm": (nn.InstanceNorm(), images(3, 4, 5, 6)),
+    "rms norm": (nn.RMSNorm(), images(3, 5, 6)),
+    "rms norm, large eps, after conv": (nn.Sequential(nn.Conv(4, 3), nn.RMSNorm(0.5)), images(2, 3, 5, 6)),
+    "global avg": (nn.Sequential(nn.Conv(4, 3), nn.GlobalAvgPool(), nn.Linear(3)), images(2, 3, 5, 6)),
+    "global max pool": (nn.Sequential(nn.Conv(4, 3), nn.GlobalMaxPool(), nn.Linear(3)), images(2, 3, 5, 6)),
+    "tokens": (nn.Sequential(nn.Conv(4, 2, stride=2), nn.Tokens(), nn.Linear(3)), images(2, 3, 4, 6)),
+    "add": (nn.Add(("body", nn.Sequential(nn.Linear(4), nn.Tanh())), ("shortcut", nn.Linear(4))), images(3, 5)),
+    "add over images": (
+        nn.Sequential(nn.Conv(4, 1), nn.Add(nn.Conv(4, 3, padding=1), nn.Sequential(nn.Linear(6), nn.Conv(4, 1)))),
+        images(2, 3, 5, 6),
+    ),
+    "concat": (
+        nn.Sequential(nn.Conv(3, 1), nn.Concat(nn.Identity(), nn.Conv(4, 1), nn.Linear(6)), nn.Conv(2, 1)),
+        images(2, 3, 5, 6),
+    ),
+    "concat of flat and global": (
+        nn.Sequential(nn.Conv(3, 1), nn.Concat(nn.Flatten(), nn.GlobalAvgPool()), nn.Linear(2)),
+        images(2, 3, 2, 3),
+    ),
+    "a branch shared with what is outside": (
+        (lambda conv: nn.Sequential(conv, nn.Concat(conv, nn.Sequential(nn.Tanh(), conv)), nn.Flatten()))(
+            nn.Conv(3, 1)
+        ),
+        images(2, 3, 4, 5),
+    ),
+}
+
+
 def built(case: str, backend: str, dtype: str = "float64") -> tuple[mp.Model, nn.Layer, np.ndarray]:
     spec, x = LAYERS[case]
     x = x if x.dtype.kind == "i" else x.astype(dtype)
@@ -116,7 +150,7 @@ def cases(*, float64: bool = False, smooth: bool = False) -> list[Any]:
 def layers_of(spec: nn.Layer) -> Iterator[nn.Layer]:
     """A description and all that is in it."""
     yield spec
-    children = spec.layers if isinstance(spec, nn.Sequential) else [spec.body] if isinstance(spec, nn.Residual) else []
+    children = spec.layers if isinstance(spec, nn.Container) else [spec.body] if isinstance(spec, nn.Residual) else []
     for child in children:
         yield from layers_of(child)
 

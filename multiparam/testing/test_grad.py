@@ -324,3 +324,28 @@ def test_an_optimizer_moves_a_tied_parameter_once(backend: str, name: str) -> No
     full = {"momentum": 0.9} if name == "momentum" else {"beta1": 0.9, "beta2": 0.999, "eps": 1e-3}
     truth = formula(name, before["4.weight"], [grads["2.weight"]], [0.1], **full)
     np.testing.assert_allclose(net["4.weight"].numpy(), truth, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+def test_a_rate_may_be_a_function_of_the_step_and_0_on_the_way(backend: str, name: str) -> None:
+    """A warm-up starts from 0; momentum's velocity and Adam's moments go on while the rate is 0."""
+    net = mp.build(nn.Linear(3), X, backend=backend, dtype="float32")
+    rates, seen = [0.0, 0.1, 0.0, 0.2], list[int]()
+    grads = [np.random.default_rng(i).normal(size=(3, 4)).astype("float32") for i in range(4)]
+    options = {"momentum": {"momentum": 0.9}, "adam": {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}}.get(name, {})
+    start = net["weight"].numpy().astype(np.float64)
+
+    def schedule(step: int) -> float:
+        seen.append(step)
+        return rates[min(step, 3)]
+
+    opt = net.optimizer(name, lr=schedule, **options)
+    for i, g in enumerate(grads):
+        assert opt.lr == rates[i]
+        opt.step({"weight": g})
+    assert sorted(set(seen)) == [0, 1, 2, 3, 4][: max(seen) + 1]
+    truth = formula(name, start, [g.astype(np.float64) for g in grads], rates, **options)
+    np.testing.assert_allclose(net["weight"].numpy(), truth, rtol=1e-4, atol=1e-6)
+    opt.lr = 0.5  # a number ends the schedule
+    opt.step({"weight": grads[0]})
+    assert opt.lr == 0.5

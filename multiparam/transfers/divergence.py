@@ -36,11 +36,11 @@ def first_divergence(
             continue
         words = name if name == twin.layer else f"{name} -> {twin.layer}"
         outputs, twin_outputs = arrays_of(call.output), arrays_of(twin.output)
-        eps = _layer_distance(outputs, twin_outputs)
+        eps = layers_distance(outputs, twin_outputs)
         if eps > bound:
-            eps, _ = without_activation(outputs, twin_outputs, eps, bound, _layer_distance)
+            eps, _ = without_activation(outputs, twin_outputs, eps, bound, layers_distance)
         if eps > bound:
-            inputs = _layer_distance(arrays_of(call.inputs), arrays_of(twin.inputs))
+            inputs = layers_distance(arrays_of(call.inputs), arrays_of(twin.inputs))
             if before and bound < inputs < float("inf"):
                 return f"what is between layers {before} and {words} ({inputs:.3g} eps)"
             return f"layer {words} ({eps:.3g} eps)"
@@ -48,7 +48,7 @@ def first_divergence(
     return "the output: the outputs of all layers with parameters agree"
 
 
-def _layer_distance(source: Arrays, target: Arrays) -> float:
+def layers_distance(source: Arrays, target: Arrays) -> float:
     pairs = zip(source, target, strict=False)
     distances = (min(distance(b, a, smaller_dtype(a, b)) for b in channel_orders(array)) for a, array in pairs)
     return max(distances, default=0.0)

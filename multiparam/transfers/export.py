@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import paths
-from ..core import registry
 from ..core.arrays import numpy_dtype
 from ..core.group import store_of
 from ..core.model import Model
-from ..core.registry import BackendInfo
 from ..core.state import Source
-from ..errors import FileError, InvalidArgument, MultiparamError
-from ..weights.atomic import Replacement, atomic_path
-from ..weights.formats import damaged, first_line
+from ..weights.atomic import Replacement
+from ..weights.kinds import INDEX
 from ..weights.metadata import describe, encode_metadata
 from ..weights.safetensors import Tensor, write_safetensors
-from ..weights.sharded import INDEX, earlier_shards
+from ..weights.sharded import earlier_shards
+from ..weights.writers import ArraysToWrite, is_native_export, place_to_write, writer
 from .manifest import Entry, manifest_of
 from .rename import Rules, rename_layers
 
-SAFETENSORS = ".safetensors"
 Tick = Callable[[str], None]
 
 
-# -- who writes, and under which names
-
-
-def writer(path: Path, format: str | None = None) -> tuple[BackendInfo | None, str]:
-    """Who writes a file of such a name, None for multiparam itself, and the suffix.
-
-    ``format``, a backend's name or ``"safetensors"``, must be the one that does. Raises InvalidArgument for an unknown
-    suffix or format.
-
-        >>> writer(Path("net.weights.h5"))[1], writer(Path("v1.safetensors"))
-        ('.weights.h5', (None, '.safetensors'))
-    """
-    own = SAFETENSORS[1:]
-    writers: dict[str, BackendInfo | None] = {SAFETENSORS: None, **registry.writers()}
-    suffix = next((suffix for suffix in sorted(writers, key=len, reverse=True) if path.name.endswith(suffix)), None)
-    if format is not None:
-        formats = [own, *registry.registered()]
-        if format not in formats:
-            raise InvalidArgument(f"No format {format!r}. {paths.did_you_mean(format, formats)}")
-        suffixes = (SAFETENSORS,) if format == own else tuple(registry.info(format).writes)
-        if suffix not in suffixes:
-            raise InvalidArgument(f"{format} files end in {' or '.join(suffixes)}; {path.name!r} does not.")
-    if suffix is None:
-        hint = paths.did_you_mean("".join(path.suffixes[-2:]), writers)
-        raise InvalidArgument(f"No weight file that can be written ends like {path.name!r}. {hint}")
-    return writers[suffix] if format in (None, own) else registry.info(str(format)), suffix
+# -- under which names
 
 
 @dataclass(frozen=True)
@@ -88,21 +61,6 @@ def export_names(source: Any, rules: Rules = None) -> ExportNames:
     return ExportNames(dict(ordered), aliases, renamed.dropped, manifest.read)
 
 
-def is_native_export(source: Any, path: Path, format: str | None = None, *, renamed: bool = False) -> bool:
-    """Whether a model is written by its own framework, in the framework's names: where that writes such files, and
-    nothing is renamed. Raises InvalidArgument for a format that only a model of its framework can be written in."""
-    backend, suffix = writer(path, format)
-    if backend is None:
-        return False
-    native = not renamed and isinstance(source, Model) and source.backend == backend.name
-    if not native and suffix in backend.models_only:
-        raise InvalidArgument(
-            f"A {suffix} file is laid out as the layers of a model are, so only a model of {backend.name} can be "
-            "written as one, with its own names: give one as TARGET, and the file as --output."
-        )
-    return native
-
-
 # -- writing
 
 
@@ -124,36 +82,11 @@ def export_file(
     if backend is None:
         _export_safetensors(source, path, names, tick)
         return
-    with atomic_path(path) as temporary, _unwritable(path):
+    with place_to_write(path, suffix) as temporary:
         host = store_of(source).host if native and isinstance(source, Model) else None
-        backend.write(ExportedArrays(names, tick) if host is None else host, temporary, suffix)
-
-
-class ExportedArrays(Mapping[str, np.ndarray]):
-    """Every name, aliases too, and its array, read when it is looked up; names of one array give one object."""
-
-    def __init__(self, names: ExportNames, tick: Tick) -> None:
-        self._names = names
-        self._tick = tick
-        self._tied_names = {stored for stored, _ in names.aliases.values()}
-        self._tied: dict[str, np.ndarray] = {}  # only these stay in memory
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        stored, transposed = self._names.aliases.get(name, (name, False))
-        array = self._tied.get(stored)
-        if array is None:
-            array = self._names.read(self._names.stored[stored].name)
-            if stored in self._tied_names:
-                self._tied[stored] = array
-        self._tick(name)
-        return array.T if transposed else array
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._names.stored
-        yield from self._names.aliases
-
-    def __len__(self) -> int:
-        return len(self._names.stored) + len(self._names.aliases)
+        readers = {name: partial(names.read, entry.name) for name, entry in names.stored.items()}
+        arrays = ArraysToWrite(readers, names.aliases, tick)
+        backend.write(arrays if host is None else host, temporary, suffix)
 
 
 def _export_safetensors(source: Model | Source, path: Path, names: ExportNames, tick: Tick) -> None:
@@ -166,7 +99,7 @@ def _export_safetensors(source: Model | Source, path: Path, names: ExportNames, 
 
     tensors = [Tensor(name, *entry.spec, reader(name, entry)) for name, entry in names.stored.items()]
     stale = earlier_shards(path.with_name(path.stem + INDEX))
-    with Replacement() as replacement:
+    with Replacement(path.name) as replacement:
         metadata = encode_metadata(_renamed_document(source, names), tensors)
         write_safetensors(replacement.file(path), tensors, metadata)
     for earlier in stale:
@@ -199,11 +132,3 @@ def _renamed_document(source: Model | Source, names: ExportNames) -> Mapping[str
         if old in options:
             layers.setdefault(new, options[old])
     return {"parameters": parameters, "layers": layers}
-
-
-class _unwritable(damaged):
-    """What a framework raises when it cannot write, in a sentence."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, at: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (MultiparamError, OSError)):
-            raise FileError(f"{str(self.path)!r} cannot be written. {first_line(error)}") from error

@@ -13,6 +13,8 @@ from typing import NamedTuple, Union
 import numpy as np
 
 from ..core.layers import BOOKKEEPING, KINDS, RECURRENT
+from .flattening import full_size_moves
+from .low_rank import low_rank_moves
 from .packing import LeafMove, Read, Shapes, packed_moves, stacked_moves
 
 
@@ -52,7 +54,7 @@ def no_convention(source_leaf: str, target_leaf: str) -> bool | None:
 
 def one_function(source_kind: str, target_kind: str) -> bool:
     """Whether layers of two kinds compute the same from the same numbers: a cell and a layer of it, and a linear layer
-    and a convolution, which are one thing where the kernel has a single position; shapes tell.
+    and a convolution, which are one thing where the kernel has one position, or all that there are; shapes tell.
 
     >>> one_function("lstm_cell", "lstm"), one_function("linear", "conv"), one_function("linear", "embedding")
     (True, True, False)
@@ -98,13 +100,19 @@ REFUSED: Mapping[frozenset[str], str] = {
 
 
 def match_leaves(
-    source: Shapes, target: Shapes, kinds: tuple[str, str], read: Read, convention: Convention = no_convention
+    source: Shapes,
+    target: Shapes,
+    kinds: tuple[str, str],
+    read: Read,
+    convention: Convention = no_convention,
+    scale: float | None = None,
 ) -> LeafMatch:
     """How the leaves of a source layer make those of a target layer.
 
     ``kinds`` are those of the two layers, empty where a file does not say. ``read`` gives a source leaf's array, for
     rules that hold only where numbers are zero. ``convention`` says of layers that are not known whether one leaf is
-    the transpose of another, where a square shape does not tell.
+    the transpose of another, where a square shape does not tell. ``scale`` is that of a low-rank update, if the source
+    layer has one.
 
     >>> source = {"weight_ih_l0": (4, 2), "weight_hh_l0": (4, 1), "bias_ih_l0": (4,), "bias_hh_l0": (4,)}
     >>> target = {name: source[name] for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0")}
@@ -134,6 +142,8 @@ def match_leaves(
     else:
         matcher.add(packed_moves(source, target, matcher.read, matcher.refused))
         matcher.add(stacked_moves(source, target))
+        matcher.add(full_size_moves(source, target, kinds))
+        matcher.add(low_rank_moves(source, target, source_kind, scale))
     match = matcher.match()
     moves = [move._replace(sources=tuple(original.get(leaf, leaf) for leaf in move.sources)) for move in match.moves]
     return match._replace(moves=moves, unused=[original.get(leaf, leaf) for leaf in match.unused])
@@ -189,7 +199,10 @@ class _LeafMatcher:
         return missing
 
     def _called_otherwise(self, leaf: str, taken: set[str]) -> str | None:
-        """The one source leaf that is called the same thing by another name."""
+        """The one source leaf that is called the same thing by another name, or that is the only one in both layers."""
+        counted = [other for other in self.source if other not in BOOKKEEPING]
+        if len(counted) == 1 and len(self.target.keys() - BOOKKEEPING) == 1:
+            return counted[0] if counted[0] not in taken else None
         meaning = LEAF_NAMES.get(leaf)
         others = [other for other in self.source if other not in taken and other not in self.target]
         others = [other for other in others if meaning is not None and LEAF_NAMES.get(other) == meaning]
@@ -197,9 +210,9 @@ class _LeafMatcher:
 
     def _move_renamed(self, source_leaf: str, leaf: str) -> None:
         """Vectors move as they are. Of a matrix the other name may mean the other layout: shapes tell, or else other
-        layers of these two classes."""
+        layers of these two classes; of arrays of more axes, shapes in which no two axes are alike."""
         source, target = self.source[source_leaf], self.target[leaf]
-        if len(source) < 2 and source == target:
+        if source == target and (len(source) < 2 or len(set(source)) == len(source) > 2):
             self._moves[leaf] = LeafMove(leaf, (source_leaf,), _same)
             return
         if source != target and len(line := without_unit_axes(source)) < 2 and line == without_unit_axes(target):

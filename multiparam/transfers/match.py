@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import paths
 from ..core.layers import BOOKKEEPING, KINDS, RECURRENT
+from .containers import pairs_of_containers
 from .layer_rules import LEAF_NAMES, Convention, LeafMatch, leaf_orientation, match_leaves, one_function
 from .manifest import Entry, Manifest
 from .names import NamePair, name_pairs
@@ -27,6 +28,8 @@ from .rename import RenamedLayers
 # only one of its kind and shape, or none of these.
 NAME, RULE, GUESS = "name", "rule", "guess: order, kind and shape"
 ALIKE, ONLY = "name, {}", "the only one of its kind and shape"
+WITHIN = "name, in the only part with these names, kinds and shapes"
+NORMS = frozenset({"layernorm", "groupnorm", "instancenorm", "batchnorm"})
 # Of one linear layer that holds several projections no name says whether their rows are in blocks.
 PACKED = "guess: rows in blocks, in the order of the name"
 
@@ -34,7 +37,8 @@ PACKED = "guess: rows in blocks, in the order of the name"
 class LayerMatch(NamedTuple):
     """A source layer and the target layer that it goes into.
 
-    ``source``: its own name, before the rules; ``entries``: its leaves by the names that they have after the rules;
+    ``source``: its own name, before the rules; ``entries``: its leaves by the names that they have after the rules, and
+    ``target_entries`` those of the target; ``renamed``: the source layer's name after the rules;
     ``leaves``: what becomes what; ``evidence``: NAME, RULE or GUESS; ``parts``: whether either is several layers, or a
     part of one, of its own side.
     """
@@ -45,6 +49,8 @@ class LayerMatch(NamedTuple):
     leaves: LeafMatch
     evidence: str
     parts: bool = False
+    target_entries: Mapping[str, Entry] = {}
+    renamed: str = ""
 
 
 def match_layers(
@@ -90,6 +96,7 @@ class _LayerMatcher:
 
     def __init__(self, source: Manifest, target: Manifest, renamed: RenamedLayers) -> None:
         self._source, self._target, self._layers, self._kinds = source, target, renamed.layers, renamed.kinds
+        self._scales = renamed.scales
         self._suits: dict[tuple[object, object], bool] = {}
         self._signatures: dict[tuple[str, str], object] = {}
         self._transposed: dict[tuple[str, str, str, str], set[bool]] = {}  # kinds and leaves -> what shapes tell
@@ -100,7 +107,9 @@ class _LayerMatcher:
         own_name = paths.split(next(iter(entries.values())).name)[0]
         leaves = self._leaves(source_layer, target_layer, lambda leaf: self._source.read(entries[leaf].name))
         parts = source_layer in self._kinds or self._gathers(source_layer) or target_layer in self._target.virtual
-        return LayerMatch(own_name, target_layer, entries, leaves, evidence, parts)
+        return LayerMatch(
+            own_name, target_layer, entries, leaves, evidence, parts, self._target.layers[target_layer], source_layer
+        )
 
     def _gathers(self, source_layer: str) -> bool:
         """Whether rules call leaves of other layers parts of this one."""
@@ -113,7 +122,8 @@ class _LayerMatcher:
         source_shapes = {leaf: entry.spec.shape for leaf, entry in self._layers[source_layer].items()}
         target_shapes = {leaf: entry.spec.shape for leaf, entry in self._target.layers[target_layer].items()}
         kinds = self._kind(source_layer), self._target.kind(target_layer)
-        return match_leaves(source_shapes, target_shapes, kinds, read, self._convention(*kinds))
+        scale = self._scales.get(source_layer)
+        return match_leaves(source_shapes, target_shapes, kinds, read, self._convention(*kinds), scale)
 
     def _convention(self, source_kind: str, target_kind: str) -> Convention:
         def convention(source_leaf: str, target_leaf: str) -> bool | None:
@@ -136,21 +146,38 @@ class _LayerMatcher:
                         self._transposed.setdefault((*kinds, source_leaf, leaf), set()).add(transposed)
 
     def add_ranked(self, evidence: dict[str, tuple[str, str]], ranking: Ranking) -> None:
-        """Pair what names left: those that are alone of their kind and shape where that pairs everything, and by
-        rank."""
+        """Pair what names left: those in containers that are the only ones with what they hold, and those that are
+        alone in suiting each other, where that pairs everything; and by rank."""
         taken = {source_layer for source_layer, _ in evidence.values()}
         sources = [layer for layer in self._layers if layer not in taken]
         targets = [layer for layer in self._target.layers if layer not in evidence]
-        pairs = ranked(sources, targets, self.suits, self._signature, ranking)
-        whole = len(pairs) == len(sources) == len(targets)
-        counts = Counter(self._signature(side, layer) for side, layer in self._sides())
+        within = pairs_of_containers(sources, targets, self.suits, self._signature)
+        held = set(within.values())
+        left = [[layer for layer in side if layer not in had] for side, had in ((sources, held), (targets, within))]
+        rest = ranked(left[0], left[1], self.suits, self._signature, ranking)
+        whole = len(within) + len(rest) == len(sources) == len(targets)
+        # Where anything is left, the two are not one structure, and what is alike in them may be so by chance.
+        pairs = {**within, **rest} if whole else ranked(sources, targets, self.suits, self._signature, ranking)
+        counts = Counter(self._signature("source", layer) for layer in self._layers)
+        counts.update(self._signature("target", layer) for layer in self._target.layers)
         for layer, source_layer in pairs.items():
-            signatures = self._signature("target", layer), self._signature("source", source_layer)
-            alone = all(counts[signature] == 1 for signature in signatures)
-            evidence[layer] = source_layer, ONLY if whole and alone else GUESS
+            why = GUESS
+            if whole:
+                why = WITHIN if layer in within else ONLY if self._alone(source_layer, layer, counts) else GUESS
+            evidence[layer] = source_layer, why
 
-    def _sides(self) -> Sequence[tuple[str, str]]:
-        return [("source", layer) for layer in self._layers] + [("target", layer) for layer in self._target.layers]
+    def _alone(self, source_layer: str, target_layer: str, counts: Mapping[object, int]) -> bool:
+        """Whether no other layer, paired or not, suits either of these; where both are of one kind, none of it.
+
+        ``counts``: how many layers have each signature; one of the same signature would suit as well.
+        """
+        if counts[self._signature("source", source_layer)] > 1 or counts[self._signature("target", target_layer)] > 1:
+            return False
+        kinds = {self._kind(source_layer), self._target.kind(target_layer)}
+        sources = [each for each in self._layers if len(kinds) > 1 or self._kind(each) in kinds]
+        targets = [each for each in self._target.layers if len(kinds) > 1 or self._target.kind(each) in kinds]
+        rival = any(each != source_layer and self.suits(each, target_layer) for each in sources)
+        return not rival and not any(each != target_layer and self.suits(source_layer, each) for each in targets)
 
     def suits(self, source_layer: str, target_layer: str) -> bool:
         """Whether two layers are of one kind, and every leaf of both has its place, whatever the values are."""
@@ -161,10 +188,19 @@ class _LayerMatcher:
 
     def _look(self, source_layer: str, target_layer: str) -> bool:
         source_kind, target_kind = self._kind(source_layer), self._target.kind(target_layer)
-        known = source_kind in KINDS or target_kind in KINDS
-        if source_kind and target_kind and known and not one_function(source_kind, target_kind):
+        if source_kind and target_kind and not self._may_be_one(source_layer, source_kind, target_kind):
             return False
         return self._leaves(source_layer, target_layer, lambda leaf: np.zeros(0)).perfect
+
+    def _may_be_one(self, source_layer: str, source_kind: str, target_kind: str) -> bool:
+        """Whether layers of two kinds may compute the same. A class that multiparam does not know may be an embedding,
+        or a norm with several leaves, which have one layout; a matrix of a class that is not known may have either, and
+        a scale alone may be an offset from 1."""
+        known = [kind for kind in (source_kind, target_kind) if kind in KINDS]
+        if len(known) != 1:
+            return not known or one_function(source_kind, target_kind)
+        leaves = [leaf for leaf in self._layers[source_layer] if leaf not in BOOKKEEPING]
+        return known[0] == "embedding" or (known[0] in NORMS and len(leaves) > 1)
 
     def _signature(self, side: str, layer: str) -> object:
         """What all layers have in common that suit the same others: side, kind, and the shapes of their leaves."""

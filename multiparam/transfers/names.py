@@ -16,9 +16,12 @@ from typing import NamedTuple, Union
 Token = Union[str, int]
 Key = tuple[Token, ...]
 
-WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+# Letters of other alphabets and signs that separate nothing tell names apart too.
+WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+|[^\w\s./:\-()\[\],]")
 # Words that say only that something is inside something: one author writes them where another does not.
-CONTAINERS = frozenset({"layers", "layer", "blocks", "block", "modules", "module", "children", "h", "list", "stack"})
+CONTAINERS = frozenset({"layers", "layer", "blocks", "block", "modules", "module", "children", "list", "stack"})
+# These only before a number: elsewhere they say something, as the h of w_h.
+OF_NUMBERED = frozenset({"h"})
 LONGEST_PREFIX = 3  # words
 
 
@@ -45,7 +48,15 @@ def without_containers(key: Key) -> Key:
     >>> without_containers(("encoder", "layers", 0, "norm"))
     ('encoder', 0, 'norm')
     """
-    return tuple(token for token in key if token not in CONTAINERS) or key
+    following = (*key, "")[1:]
+    return (
+        tuple(
+            token
+            for token, after in zip(key, following, strict=True)
+            if token not in CONTAINERS and not (token in OF_NUMBERED and isinstance(after, int))
+        )
+        or key
+    )
 
 
 def name_pairs(sources: Sequence[str], targets: Sequence[str]) -> list[NamePair]:
@@ -67,34 +78,53 @@ def name_pairs(sources: Sequence[str], targets: Sequence[str]) -> list[NamePair]
     for words, change in (("", lambda key: key), ("without words for containers", without_containers)):
         source_keys = {name: change(tokens(name)) for name in sources}
         target_keys = {name: change(tokens(name)) for name in targets}
-        for side, prefix in [("", ()), *_prefixes(source_keys, target_keys, pairs)]:
-            prefix_text = f"without the prefix {'.'.join(map(str, prefix))!r}" if prefix else ""
-            sources_left = _stripped(source_keys, prefix if side == "source" else ())
-            targets_left = _stripped(target_keys, prefix if side == "target" else ())
+        pairs += _equal_keys(source_keys, target_keys, pairs, [words])
+        for side, prefix, doubtful in _prefixes(source_keys, target_keys, pairs):
+            prefix_text = f"without the prefix {'.'.join(map(str, prefix))!r}"
+            sources_left = _stripped(source_keys, prefix, doubtful) if side == "source" else source_keys
+            targets_left = _stripped(target_keys, prefix, doubtful) if side == "target" else target_keys
             pairs += _equal_keys(sources_left, targets_left, pairs, [prefix_text, words])
     return pairs
 
 
-def _stripped(keys: Mapping[str, Key], prefix: Key) -> dict[str, Key]:
-    """Keys without a prefix, those that do not have it left out."""
+class _Prefix(NamedTuple):
+    """A prefix that one side has and the other has not; ``doubtful``: names, but for their numbers, that other layers
+    of the side have under another prefix that explains as much, as an encoder and a decoder have them."""
+
+    side: str
+    words: Key
+    doubtful: frozenset[Key]
+
+
+def _stripped(keys: Mapping[str, Key], prefix: Key, doubtful: frozenset[Key]) -> dict[str, Key]:
+    """Keys without a prefix, those that do not have it left out, and those that are doubtful."""
     n = len(prefix)
-    return {name: key[n:] for name, key in keys.items() if key[:n] == prefix and (len(key) > n or not n)}
+    having = {name: key[n:] for name, key in keys.items() if key[:n] == prefix and len(key) > n}
+    return {name: key for name, key in having.items() if _shape(key) not in doubtful}
 
 
 def _prefixes(
     source_keys: Mapping[str, Key], target_keys: Mapping[str, Key], pairs: Iterable[NamePair]
-) -> list[tuple[str, Key]]:
-    """The prefixes that one side has and the other has not: (side, prefix), those that explain most names first."""
+) -> list[_Prefix]:
+    """The prefixes that one side has and the other has not, those that explain most names first."""
     paired = {name for pair in pairs for name in (pair.source, pair.target)}
-    votes: Counter[tuple[str, Key]] = Counter()
+    explained: dict[tuple[str, Key], list[Key]] = {}
     for side, keys, others in (("source", source_keys, target_keys), ("target", target_keys, source_keys)):
         known = {_shape(key) for name, key in others.items() if name not in paired}
         for name, key in keys.items():
             words = next((i for i, token in enumerate(key) if isinstance(token, int)), len(key))
             for n in range(1, min(LONGEST_PREFIX, words, len(key) - 1) + 1):
-                if name not in paired and _shape(key[n:]) in known:
-                    votes[side, key[:n]] += 1
-    return [prefix for prefix, _ in votes.most_common(2)]
+                if name not in paired and (rest := _shape(key[n:])) in known:
+                    explained.setdefault((side, key[:n]), []).append(rest)
+    first = sorted(explained, key=lambda prefix: -len(explained[prefix]))[:2]
+    return [_Prefix(*prefix, _doubtful(prefix, explained)) for prefix in first]
+
+
+def _doubtful(prefix: tuple[str, Key], explained: Mapping[tuple[str, Key], Sequence[Key]]) -> frozenset[Key]:
+    """What other prefixes of the side explain too, but for those that explain only a part of what this one does."""
+    own = set(explained[prefix])
+    rivals = (set(rests) for other, rests in explained.items() if other[0] == prefix[0] and other != prefix)
+    return frozenset().union(*(rests for rests in rivals if not rests < own))
 
 
 def _shape(key: Key) -> Key:
@@ -105,7 +135,7 @@ def _shape(key: Key) -> Key:
 def _equal_keys(
     source_keys: dict[str, Key], target_keys: dict[str, Key], pairs: Iterable[NamePair], differences: Sequence[str]
 ) -> list[NamePair]:
-    """Pairs of equal keys, each of which stands once on each side, of layers that are in no pair yet."""
+    """Pairs of equal names, and of equal keys that stand once on each side, of layers that are in no pair yet."""
     paired_sources, paired_targets = {pair.source for pair in pairs}, {pair.target for pair in pairs}
     shift = _numbering(source_keys.values(), target_keys.values())
     by_key: dict[Key, list[str]] = {}
@@ -114,16 +144,18 @@ def _equal_keys(
     counts = Counter(target_keys.values())
     equal = []
     for name, key in target_keys.items():
-        candidates = by_key.get(key, [])
-        if len(candidates) != 1 or counts[key] != 1 or name in paired_targets or candidates[0] in paired_sources:
+        candidates = [each for each in by_key.get(key, ()) if each not in paired_sources]
+        if name in paired_targets:
             continue
-        other = candidates[0]
-        if other == name and source_keys[other] == key:
-            equal.append(NamePair(other, name))
+        if name in candidates and source_keys[name] == key:
+            equal.append(NamePair(name, name))
             continue
-        numbers = "numbered from another number" if source_keys[other] != key else ""
+        if len(by_key.get(key, ())) != 1 or counts[key] != 1 or not candidates:
+            continue
+        source_name = candidates[0]
+        numbers = "numbered from another number" if source_keys[source_name] != key else ""
         text = ", ".join(filter(None, [*differences, numbers])) or "written otherwise"
-        equal.append(NamePair(other, name, text))
+        equal.append(NamePair(source_name, name, text))
     return equal
 
 
@@ -140,10 +172,10 @@ def _contexts(keys: Iterable[Key]) -> dict[Key, set[int]]:
 def _numbering(source_keys: Iterable[Key], target_keys: Iterable[Key]) -> dict[Key, Callable[[int], int] | None]:
     """How a number of the source is written in the target, by what stands before it, where that is another: one more
     or less, where one side counts from 0 and the other from 1. None where the two number other things."""
-    ours, theirs = _contexts(source_keys), _contexts(target_keys)
+    of_source, of_target = _contexts(source_keys), _contexts(target_keys)
     changes: dict[Key, Callable[[int], int] | None] = {}
-    for context, numbers in ours.items():
-        others = theirs.get(context)
+    for context, numbers in of_source.items():
+        others = of_target.get(context)
         if others is None or numbers == others:
             continue
         first, other_first = min(numbers), min(others)

@@ -89,10 +89,10 @@ def packed_moves(source: Shapes, target: Shapes, read: Read, refused: dict[str, 
         parts = parts_in(leaf)
         if leaf in source or not parts:
             continue
-        found = [pieces.get(part) or _zeros(part, pieces) for part in parts]
-        if any(piece is None for piece in found) or all(piece and not piece.leaf for piece in found):
+        of_parts = [pieces.get(part) or _zeros(part, pieces) for part in parts]
+        if any(piece is None for piece in of_parts) or all(piece and not piece.leaf for piece in of_parts):
             continue
-        each = [piece for piece in found if piece is not None]
+        each = [piece for piece in of_parts if piece is not None]
         columns = {source[piece.leaf][1:] for piece in each if piece.leaf}
         if sum(piece.rows for piece in each) == shape[0] and columns == {shape[1:]}:
             moves.append(_move(leaf, each, source))

@@ -7,65 +7,38 @@ not carry is compared as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from .. import paths
-from ..core.arrays import castable, dtype_kind, numpy_dtype, overflows
-from ..core.layers import BOOKKEEPING, KINDS
+from ..core.layers import BOOKKEEPING
+from ..core.lazy import LazyArray
 from ..core.model import Model
-from ..core.state import options_equal, same
-from ..errors import WrongType
-from .flattening import flattened_channels, permute_flattened
-from .manifest import Manifest, manifest_of
-from .match import NAME, LayerMatch, match_layers
+from ..core.plain_text import PlainText
+from ..core.state import options_equal
+from ..errors import InvalidArgument, WrongType
+from .flattening import Flattening, flattening_of
+from .kernels import in_pytorchs_form
+from .low_rank import merge_low_rank
+from .manifest import Entry, Manifest, manifest_of, source_manifest
+from .match import NAME, RULE, LayerMatch, match_layers
+from .moves import Move, make_storages_once, refuse_dtypes, refuse_own_layouts
 from .ranking import Ranking, by_words
 from .regroup import regroup
-from .rename import RenamedLayers, Rules, rename_layers
+from .rename import RenamedLayers, Rules, RuleSet, loaded, rename_layers
+from .saved_rules import inverse_rules_of, rules_of
 
 WHEN_IT_TRAINS = ", when it trains"  # of an option that evaluation does not look at
 # No file and no layer says that its inputs were flattened, nor in which order; it is inferred from the layers before.
 FLATTENED = "guess: flattened in another order"
+AS_THEY_ARE = "rows as they are: nothing is flattened before, or in one order on both sides"
 
 
-@dataclass(frozen=True)
-class Move:
-    """One target parameter: the source names it is made of, what is done to them, and why they were chosen.
-
-    Attributes:
-        target: The target's name of the parameter or buffer.
-        sources: The source's names; several where arrays are packed or summed, none where it is a constant.
-        change: What is done to the arrays, in words; empty where they are as they were.
-        why: The evidence: ``"name"``, ``"rule"`` or ``"guess: order, kind and shape"``.
-        make: Gives the target's array, in canonical form, from the source's present values.
-        permutation: The permutation of a flattening in it, which is inferred from the layers before; also that of its
-            inputs. None where there is none.
-        gradient: The target's gradient from those of the sources; None where there is no such thing.
-    """
-
-    target: str
-    sources: tuple[str, ...]
-    change: str
-    why: str
-    make: Callable[[], np.ndarray] = field(repr=False, compare=False)
-    permutation: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False, compare=False)
-    gradient: Callable[..., np.ndarray] | None = field(default=None, repr=False, compare=False)
-
-
-def without_permutation(move: Move, read: Callable[[str], np.ndarray]) -> Move:
-    """A move without the flattening that was inferred for it."""
-    if move.permutation is None:
-        return move
-    change = "rows as they are: nothing is flattened before, or in one order on both sides"
-    gradient = None if move.gradient is None else lambda array: array
-    return replace(move, make=lambda: read(move.sources[0]), change=change, permutation=None, gradient=gradient)
-
-
-@dataclass
-class Plan:
+@dataclass(repr=False)
+class Plan(PlainText):
     """Which source parameter goes where, through which change, and why. ``print`` it; nothing is written yet.
 
     Attributes:
@@ -78,6 +51,8 @@ class Plan:
         options: What weights do not carry and differs, so that outputs will.
         ties: What is tied in the source only, with the call that ties it in the target.
         layers: The pairs of layers, by their own names on both sides.
+        matches: The pairs of layers as they were matched, with what becomes what in each.
+        sides: What is known of the source and of the target.
     """
 
     source: str
@@ -89,6 +64,8 @@ class Plan:
     options: list[str] = field(default_factory=list)
     ties: list[str] = field(default_factory=list)
     layers: list[tuple[str, str]] = field(default_factory=list)
+    matches: list[LayerMatch] = field(default_factory=list, repr=False, compare=False)
+    sides: tuple[Manifest, Manifest] | None = field(default=None, repr=False, compare=False)
 
     @property
     def guesses(self) -> list[Move]:
@@ -103,6 +80,63 @@ class Plan:
     def complete(self) -> bool:
         """Whether every target parameter is made and nothing is refused. Guesses still have to be accepted."""
         return not self.missing and not self.refused
+
+    def rules(self) -> RuleSet:
+        """What was matched, as rules that lead to the same plan: to be looked at, saved, and used again.
+
+        Returns:
+            A mapping of source names to target names, which ``rules=`` takes; ``.save(path)`` writes it as TOML. What
+            was a guess in this plan is a rule in the next; the file says which were.
+
+        Example:
+            >>> X, layers = np.ones((1, 4)), [mp.nn.Linear(3), mp.nn.Linear(2)]
+            >>> a = mp.build(mp.nn.Sequential(*layers), X, backend="torch")
+            >>> b = mp.build(mp.nn.Sequential(mp.nn.ReLU(), *layers), X, backend="jax")
+            >>> mp.plan(a, b).rules()
+            {'0': '1', '1': '2'}
+        """
+        flattened = {move.target: move.flattened for move in self.moves if move.flattened is not None}
+        rules = rules_of(self.matches, self._unpaired(self.unused, 0))
+        guessed = {name: move.why for move in self.guesses for name in move.sources}
+        notes = {text: why for name, why in guessed.items() for text in (name, paths.split(name)[0]) if text in rules}
+        return RuleSet(rules, flattened, notes)
+
+    def inverse(self) -> Plan:
+        """The plan of the way back: from what the target holds by then into the source.
+
+        Its ``rules()`` are those for a transfer from the target to the source, or for a file in the source's names.
+
+        Returns:
+            The plan. What cannot be undone, such as a sum of two biases, is refused in it.
+
+        Raises:
+            InvalidArgument: This plan was not made of two sides.
+
+        Example:
+            >>> X, layers = np.ones((1, 4)), [mp.nn.Linear(3), mp.nn.Linear(2)]
+            >>> a = mp.build(mp.nn.Sequential(*layers), X, backend="torch")
+            >>> b = mp.build(mp.nn.Sequential(mp.nn.ReLU(), *layers), X, backend="jax")
+            >>> back = mp.plan(a, b).inverse()
+            >>> back.moves[0].sources, back.moves[0].target
+            (('1.weight',), '0.weight')
+            >>> report = mp.transfer(b, a, back.rules())
+        """
+        if self.sides is None:
+            raise InvalidArgument("This plan has been made by hand: only one that mp.plan makes has an inverse.")
+        source, target = self.sides
+        flattened = {name: move.flattened for move in self.moves if move.flattened is not None for name in move.sources}
+        rules = RuleSet(inverse_rules_of(self.matches, self._unpaired(self.missing, 1)), flattened)
+        plan = plan_manifests(target, source, rules)
+        lost = [move for move in self.moves if not move.reversible]
+        plan.refused += [f"{move.target} cannot be taken apart again: {move.change}" for move in lost]
+        return plan
+
+    def _unpaired(self, names: list[str], side: int) -> list[str]:
+        """Those of some names of one side that no pair of layers has."""
+        paired = {
+            entry.name for match in self.matches for entry in (match.entries, match.target_entries)[side].values()
+        }
+        return [name for name in names if name not in paired]
 
     def problems(self, *, partial: bool = False, accept_guesses: bool = False) -> dict[str, int]:
         """What keeps the plan from being carried out.
@@ -138,6 +172,11 @@ class Plan:
                 lines += [title, *(f"  {text}" for text in texts)]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        counts = {"missing": len(self.missing), **self.problems(partial=True)}
+        problems = ", ".join(f"{count} {problem}" for problem, count in counts.items() if count)
+        return f"<Plan: {self.source} -> {self.target}, {len(self.moves)} moves, {problems or 'complete'}>"
+
 
 def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False) -> Plan:
     """Which source parameter goes where, through which change, and why. Writes nothing.
@@ -149,7 +188,7 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
         source: A Model, the path of a weight file, an open one (:func:`multiparam.read`), or a mapping name -> array.
         target: The model that the weights are for.
         rules: What the source's names are in the target: a mapping pattern -> new name, or None for what is left out; a
-            function of a name; or the path of a TOML file (under ``[rename]``) or JSON file with such a mapping. A
+            function of a name; or the path of a TOML file (under ``[rules]``) or JSON file with such a mapping. A
             pattern is a glob over a whole name or a whole layer's name, whose ``*`` stand in the new name again, or a
             compiled regular expression (``"re:..."`` in a file). The first that fits counts.
         cast: Whether to convert to the target's dtypes, where no fraction or imaginary part is lost; else another dtype
@@ -172,17 +211,21 @@ def plan(source: Any, target: Model, rules: Rules = None, *, cast: bool = False)
     """
     if not isinstance(target, Model):
         raise WrongType(f"A transfer goes into a wrapped model, not into a {type(target).__name__}. Say mp.wrap first.")
-    return plan_manifests(manifest_of(source), manifest_of(target), rules, cast=cast)
+    manifest = source_manifest(source, target, rules)
+    if rules is None and manifest.own_layouts:
+        manifest = in_pytorchs_form(manifest)
+    return plan_manifests(manifest, manifest_of(target), rules, cast=cast)
 
 
 def plan_manifests(
     source: Manifest, target: Manifest, rules: Rules = None, *, cast: bool = False, ranking: Ranking = by_words
 ) -> Plan:
     """:func:`plan` for two sides, whatever they are of; ``ranking`` pairs what names do not."""
-    renamed = rename_layers(source, rules)
+    rules = loaded(rules)
+    renamed = merge_low_rank(source, rename_layers(source, rules), target)
     regrouped = regroup(source, renamed, target)
     matches = match_layers(source, regrouped.target, regrouped.source, ranking=ranking)
-    plan = Plan(source.title, target.title)
+    plan = Plan(source.title, target.title, matches=list(matches.values()), sides=(source, target))
     for layer, leaves in regrouped.target.layers.items():
         if layer in matches:
             _add_layer(plan, source, regrouped.target, matches[layer])
@@ -190,13 +233,15 @@ def plan_manifests(
             plan.missing += [entry.name for leaf, entry in leaves.items() if leaf not in BOOKKEEPING]
     if not target.layers and source.layers:
         plan.refused.append("the target has no parameter that is reached: it may keep plain arrays in attributes")
-    _find_unused(plan, renamed)
+    if isinstance(rules, RuleSet):
+        plan.moves = [_as_known(move, rules.flattened) for move in plan.moves]
+    _find_unused(plan, source, renamed)
     entries = target.entries()
     made = {entries[move.target].key for move in plan.moves}
     plan.missing = [name for name in plan.missing if entries[name].key not in made]  # a tied one's other name is made
-    _make_storages_once(plan, source, target)
-    _refuse_dtypes(plan, source, target, cast)
-    _refuse_own_layouts(plan, source, target)
+    plan.moves = make_storages_once(plan.moves, source, target, plan.refused)
+    refuse_dtypes(plan.moves, source, target, cast, plan.refused)
+    refuse_own_layouts(plan.moves, source, target, plan.refused)
     _suggest_ties(plan, source, target)
     return plan
 
@@ -212,21 +257,21 @@ def _add_layer(plan: Plan, source: Manifest, target: Manifest, match: LayerMatch
     where = f"{match.source or 'the source'} -> {match.target or 'the target'}"
     plan.refused += [f"{where}: {reason}" for reason in leaves.refused]
     plan.missing += [entries[leaf].name for leaf in leaves.missing] if not leaves.refused else []
-    channels = flattened_channels(source, target, match.target) if target.kind(match.target) == "linear" else 0
+    flattening = flattening_of(source, target, match.entries, match.target)
     for move in leaves.moves:
         sources = tuple(match.entries[leaf].name for leaf in move.sources)
-        make, change, permutation = move.make, move.change, None
-        if channels and move.target == "weight":
-            make = permutation = _permuter(channels, str(target.order))
-            change = f"rows permuted: {channels} channels were flattened {source.order}, here {target.order}"
-        gradient = move.gradient if callable(move.gradient) else make if move.gradient else None
-        maker = _maker(source, make, sources)
+        gradient = move.gradient if callable(move.gradient) else move.make if move.gradient else None
+        maker, change = _maker(source, move.make, sources), move.change
+        of: Any = move.make
         if move.target == "weight" and _is_fixed(source, match.source):
-            maker, change, gradient = _ones(entries[move.target].spec.shape), "counts as 1 there", None
+            maker, change, gradient, of = _ones(entries[move.target].spec.shape), "counts as 1 there", None, None
         elif move.target == "weight" and _is_fixed(target, match.target) and (maker() != 1).any():
             plan.refused.append(f"{where}: weight is not all 1, and counts as 1 here whatever it holds")
-        name, why = entries[move.target].name, match.evidence if permutation is None else FLATTENED
-        plan.moves.append(Move(name, sources, change, why, maker, permutation, gradient))
+        inputs = _inputs(source, [match.entries[leaf] for leaf in move.sources])
+        name = entries[move.target].name
+        made = Move(name, sources, change, match.evidence, maker, None, gradient, of=of, inputs=inputs)
+        made = made if not callable(move.gradient) else replace(made, reversible=False)
+        plan.moves.append(_flattened(made, flattening) if flattening and move.target == "weight" else made)
     if not match.parts:
         _compare_options(plan, source, target, match)
 
@@ -244,8 +289,35 @@ def _maker(source: Manifest, make: Callable[..., np.ndarray], names: tuple[str, 
     return lambda: make(*(source.read(name) for name in names))
 
 
-def _permuter(channels: int, to: str) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda array: permute_flattened(array, channels, to)
+def _inputs(source: Manifest, entries: list[Entry]) -> Callable[[], list[LazyArray]]:
+    return lambda: [source.lazy(entry) for entry in entries]
+
+
+def _as_known(move: Move, flattened: Mapping[str, bool]) -> Move:
+    """A move with the order of a flattening that rules decide."""
+    if move.flattened is None or move.target not in flattened:
+        return move
+    chosen = move if flattened[move.target] else move.plain or move
+    return replace(chosen, why=RULE, plain=None)
+
+
+def _flattened(move: Move, flattening: Flattening) -> Move:
+    """A move with the order of a flattening that is inferred for it."""
+    permute = flattening.permute
+    if permute is None:
+        return replace(move, why=f"guess: {flattening.words}", flattened=True)
+    make, gradient, of = move.make, move.gradient, move.of
+    return replace(
+        move,
+        make=lambda: permute(make()),
+        of=None if of is None else lambda *arrays: permute(of(*arrays)),
+        change="; ".join(filter(None, (move.change, flattening.words))),
+        why=FLATTENED,
+        permutation=None if flattening.over_positions else permute,
+        gradient=None if gradient is None else lambda *arrays: permute(gradient(*arrays)),
+        plain=replace(move, change="; ".join(filter(None, (move.change, AS_THEY_ARE))), flattened=False),
+        flattened=True,
+    )
 
 
 def _compare_options(plan: Plan, source: Manifest, target: Manifest, match: LayerMatch) -> None:
@@ -261,65 +333,13 @@ def _compare_options(plan: Plan, source: Manifest, target: Manifest, match: Laye
 # -- what the moves leave, and what forbids them
 
 
-def _find_unused(plan: Plan, renamed: RenamedLayers) -> None:
+def _find_unused(plan: Plan, source: Manifest, renamed: RenamedLayers) -> None:
     """The source's names that go nowhere, if no other name of their storage goes anywhere; and those left out."""
     used = {name for move in plan.moves for name in move.sources}
     keys = {entry.key for layer in renamed.layers.values() for entry in layer.values() if entry.name in used}
     entries = [entry for layer in renamed.layers.values() for leaf, entry in layer.items() if leaf not in BOOKKEEPING]
     plan.unused = [entry.name for entry in entries if entry.name not in used and entry.key not in keys]
-    plan.unused += renamed.dropped
-
-
-def _make_storages_once(plan: Plan, source: Manifest, target: Manifest) -> None:
-    """Each target storage is made once; a tied target may come from several source arrays, if those are equal."""
-    source_entries, target_entries = source.entries(), target.entries()
-    moves: dict[Any, Move] = {}  # by the storage they make
-    for move in plan.moves:
-        first = moves.setdefault(target_entries[move.target].key, move)
-        if first is move:
-            continue
-        transposed = target_entries[first.target].view != target_entries[move.target].view
-        views = [[source_entries[name].view for name in each.sources] for each in (first, move)]
-        if transposed or views[0] != views[1]:
-            a, b = first.make(), move.make()
-            if not same(a, b.T if transposed else b):
-                plan.refused.append(
-                    f"{first.target} and {move.target} are tied in the target, and {' + '.join(first.sources)} and "
-                    f"{' + '.join(move.sources)} have different values"
-                )
-    plan.moves = list(moves.values())
-
-
-def _refuse_dtypes(plan: Plan, source: Manifest, target: Manifest, cast: bool) -> None:
-    """Other dtypes are refused, unless they may be cast; index tables, which are whole numbers in buffers, may be."""
-    source_entries, target_entries = source.entries(), target.entries()
-    for move in plan.moves:
-        for name in move.sources:
-            a, b = source_entries[name].spec.dtype, target_entries[move.target].spec.dtype
-            whole = a != b and {dtype_kind(a), dtype_kind(b)} <= {"i", "u"}
-            table = whole and target_entries[move.target].buffer
-            if whole and castable(a, b) and (table or cast) and overflows(source.read(name), numpy_dtype(b)):
-                plan.refused.append(f"{name} is {a}, with values beyond the range of {move.target}, which is {b}")
-                break
-            if a != b and not table and not (cast and castable(a, b)):
-                cure = "" if not castable(a, b) else "; say cast=True to convert it"
-                plan.refused.append(f"{name} is {a}, {move.target} is {b}{cure}")
-                break
-
-
-def _refuse_own_layouts(plan: Plan, source: Manifest, target: Manifest) -> None:
-    """Arrays of a file that is in a framework's own layouts: of a square one nobody would see it."""
-    entries = source.entries()
-    for move in plan.moves:
-        kind = target.kind(paths.split(move.target)[0])
-        for name in move.sources:
-            # "kernel" is what Flax and Keras call a weight whose inputs come first.
-            own = source.own_layouts or (not source.kinds and name.endswith("kernel"))
-            if own and len(entries[name].spec.shape) > 1 and kind in KINDS and kind != "embedding":
-                plan.refused.append(
-                    f"{name} is in the file as its framework lays it out: load the file into its own model, and "
-                    "transfer from that"
-                )
+    plan.unused += [*renamed.dropped, *source.left_out]
 
 
 def _suggest_ties(plan: Plan, source: Manifest, target: Manifest) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 from ..core.model import Model
 from ..core.parameter import write
 from .manifest import Manifest
-from .plan import Move, Plan, plan_manifests, without_permutation
+from .moves import Move
+from .plan import Plan, plan_manifests
 from .ranking import Ranking, by_calls, by_order, by_words
 from .rename import Rules
 
@@ -56,9 +57,9 @@ def candidates(
         plan = plan_manifests(source, target, rules, cast=cast, ranking=ranking)
         for how, each in (
             (name, plan),
-            (f"{name}, nothing flattened in another order", _without_permutations(plan, source)),
+            (f"{name}, nothing flattened in another order", _without_permutations(plan)),
         ):
-            key = tuple((move.target, move.sources, move.permutation is None) for move in each.moves)
+            key = tuple((move.target, move.sources, move.plain is None) for move in each.moves)
             if key not in tried:
                 tried.add(key)
                 yield Candidate(each, how)
@@ -70,15 +71,14 @@ def _rankings(calls: Callable[[], tuple[list[str], list[str]]]) -> Iterator[tupl
     yield "by order of execution", by_calls(*calls())
 
 
-def _without_permutations(plan: Plan, source: Manifest) -> Plan:
+def _without_permutations(plan: Plan) -> Plan:
     """A plan without the flattenings that were inferred for it."""
-    moves = [without_permutation(move, source.read) for move in plan.moves]
-    return plan.with_moves(moves)
+    return plan.with_moves([move.plain or move for move in plan.moves])
 
 
 def is_inferred(plan: Plan) -> bool:
     """Whether anything in a plan is a guess or an inference that numbers may prove."""
-    return bool(plan.guesses) or any(move.permutation for move in plan.moves)
+    return bool(plan.guesses) or any(move.plain for move in plan.moves)
 
 
 def proven(plan: Plan) -> Plan:

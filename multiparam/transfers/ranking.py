@@ -16,7 +16,7 @@ GAIN = 0.1  # mean similarity that another order than that of definition must wi
 MOST_RANKED = 400  # layers of one kind and shape that the assignment is solved for; of more, their order decides
 
 # Words of the field for one thing, for ranking only.
-SYNONYMS: Mapping[str, str] = {
+SYNONYMS: Mapping[Token, Token] = {
     word: words[0]
     for words in (
         ("norm", "ln", "bn", "layernorm", "batchnorm", "normalization", "batch", "rmsnorm"),
@@ -39,34 +39,30 @@ SYNONYMS: Mapping[str, str] = {
 
 
 def similarity(source: Key, target: Key) -> float:
-    """How much two names have in common: the words of the longest common subsequence, of those that either has; numbers
-    count little, since they count other things, and a common last word counts once more.
+    """How much two names have in common: the words of the weightiest common subsequence, of those that either has;
+    numbers count little, since they count other things, and a common last word counts once more.
 
     >>> similarity(("encoder", 0, "attn", "q"), ("enc", 0, "attention", "query")) > similarity(("k",), ("v",))
     True
     """
-    a, b = ([SYNONYMS.get(t, t) if isinstance(t, str) else t for t in key] for key in (source, target))
-    common = _common(a, b)
-    weight = sum(map(_weight, common))
+    a, b = ([SYNONYMS.get(token, token) for token in key] for key in (source, target))
     total = sum(map(_weight, [*a, *b])) / 2
     last = bool(a and b) and a[-1] == b[-1] and isinstance(a[-1], str)
-    return (weight + last) / (total + 1)
+    return (_common(a, b) + last) / (total + 1)
 
 
 def _weight(token: Token) -> float:
     return 0.1 if isinstance(token, int) else 1.0
 
 
-def _common(a: Sequence[Token], b: Sequence[Token]) -> list[Token]:
-    """The longest common subsequence of two short sequences."""
-    best: list[list[list[Token]]] = [[[] for _ in range(len(b) + 1)] for _ in range(len(a) + 1)]
-    for i, token in enumerate(a):
+def _common(a: Sequence[Token], b: Sequence[Token]) -> float:
+    """The weight of the weightiest common subsequence of two short sequences."""
+    row = [0.0] * (len(b) + 1)
+    for token in a:
+        above, row = row, [0.0]
         for j, other in enumerate(b):
-            if token == other:
-                best[i + 1][j + 1] = [*best[i][j], token]
-            else:
-                best[i + 1][j + 1] = max(best[i][j + 1], best[i + 1][j], key=len)
-    return best[-1][-1]
+            row.append(above[j] + _weight(token) if token == other else max(above[j + 1], row[j]))
+    return row[-1]
 
 
 Ranking = Callable[[Sequence[str], Sequence[str]], dict[str, str]]  # sources, targets -> target layer: source layer
@@ -123,8 +119,8 @@ def by_words(sources: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
         return by_order(sources, targets)
     source_keys, target_keys = ordinal_keys(sources), ordinal_keys(targets)
     scores = np.array([[similarity(s, t) for s in source_keys] for t in target_keys])
-    places = np.abs(np.linspace(0, 1, len(targets))[:, None] - np.linspace(0, 1, len(sources))[None, :])
-    best = assignment(places * 1e-3 - scores)
+    apart = np.subtract.outer(np.arange(len(targets)), np.arange(len(sources)))
+    best = assignment(apart**2 * 1e-8 - scores)  # squares cost least in order
     if len(sources) != len(targets):
         return {targets[i]: sources[j] for i, j in best if _stands_out(scores, i, j)}
     gain = sum(scores[i, j] for i, j in best) - np.trace(scores)
@@ -143,6 +139,22 @@ def by_order(sources: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
     return dict(zip(targets, sources, strict=False))
 
 
+def by_pairs(pairs: Mapping[str, str]) -> Ranking:
+    """A ranking with some pairs, target layer -> source layer, and the rest in order of definition.
+
+    >>> by_pairs({"y": "a"})(["a", "b", "c"], ["x", "y", "z"])
+    {'y': 'a', 'x': 'b', 'z': 'c'}
+    """
+
+    def ranking(sources: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
+        known = {target: pairs[target] for target in targets if pairs.get(target) in sources}
+        taken = set(known.values())
+        left = [source for source in sources if source not in taken]
+        return {**known, **by_order(left, [target for target in targets if target not in known])}
+
+    return ranking
+
+
 def by_calls(source_calls: Sequence[str], target_calls: Sequence[str]) -> Ranking:
     """A ranking in order of execution.
 
@@ -150,17 +162,17 @@ def by_calls(source_calls: Sequence[str], target_calls: Sequence[str]) -> Rankin
         source_calls: The source's layers in the order in which they ran.
         target_calls: The target's.
     """
-    source_places = {layer: i for i, layer in reversed(list(enumerate(source_calls)))}
-    target_places = {layer: i for i, layer in reversed(list(enumerate(target_calls)))}
 
     def ranking(sources: Sequence[str], targets: Sequence[str]) -> dict[str, str]:
-        last = len(source_places) + len(target_places)
-        return by_order(
-            sorted(sources, key=lambda layer: source_places.get(layer, last)),
-            sorted(targets, key=lambda layer: target_places.get(layer, last)),
-        )
+        return by_order(_as_called(sources, source_calls), _as_called(targets, target_calls))
 
     return ranking
+
+
+def _as_called(layers: Sequence[str], calls: Sequence[str]) -> list[str]:
+    """Layers in the order of their first calls, those that never ran last."""
+    places = {layer: i for i, layer in reversed(list(enumerate(calls)))}
+    return sorted(layers, key=lambda layer: places.get(layer, len(calls)))
 
 
 def assignment(costs: np.ndarray) -> list[tuple[int, int]]:
@@ -180,12 +192,8 @@ def assignment(costs: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _greedy(costs: np.ndarray) -> list[tuple[int, int]]:
-    pairs: list[tuple[int, int]] = []
-    rows, columns = set(range(costs.shape[0])), set(range(costs.shape[1]))
-    for flat in np.argsort(costs, axis=None, kind="stable"):
-        i, j = divmod(int(flat), costs.shape[1])
-        if i in rows and j in columns:
-            pairs.append((i, j))
-            rows.discard(i)
-            columns.discard(j)
-    return sorted(pairs)
+    columns: dict[int, int] = {}  # row -> column
+    for i, j in sorted(np.ndindex(costs.shape), key=lambda place: float(costs[place])):
+        if i not in columns and j not in columns.values():
+            columns[i] = j
+    return sorted(columns.items())

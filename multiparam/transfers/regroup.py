@@ -16,8 +16,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .. import paths
+from ..core.layers import KINDS
+from .layer_rules import LEAF_NAMES
 from .manifest import Entry, Manifest
-from .names import CONTAINERS, tokens
+from .names import tokens, without_containers
 from .packing import stacked_leaf
 from .rename import RenamedLayers
 
@@ -101,37 +103,49 @@ def regroup(source: Manifest, renamed: RenamedLayers, target: Manifest) -> Regro
     def target_kind(layer: str) -> str:
         return target_kinds.get(layer) or target.kind(layer)
 
-    inferred = set(renamed.inferred)
+    inferred, by_rule = set(renamed.inferred), set(renamed.by_rule)
     sides = (_groups(source_layers, source_kind), _groups(target_layers, target_kind))
     for kind in FAMILIES.values():
-        ours, theirs = ([group for group in side if group.kind == kind] for side in sides)
+        of_source, of_target = ([group for group in side if group.kind == kind] for side in sides)
         whole = [
             Counter(layer_kind(layer) for layer in layers)[kind]
             for layers, layer_kind in ((source_layers, source_kind), (target_layers, target_kind))
         ]
         # Where one side has nothing of this family that can be seen, there is nothing to be shown alike.
-        both = (ours or whole[0]) and (theirs or whole[1])
-        if both and _form(ours, whole[0]) != _form(theirs, whole[1]):
-            _gather(source_layers, source_kinds, ours)
-            _gather(target_layers, target_kinds, theirs)
-            inferred |= {group.name for group in (*ours, *theirs) if group.packed}
-    for one, other, kinds in (
+        both = (of_source or whole[0]) and (of_target or whole[1])
+        if both and _form(of_source, whole[0]) != _form(of_target, whole[1]):
+            _gather(source_layers, source_kinds, of_source)
+            _gather(target_layers, target_kinds, of_target)
+            ruled = {g.name for g in of_source if all(layer in renamed.by_rule for layer in g.parts)} | renamed.by_rule
+            inferred |= {group.name for group in (*of_source, *of_target) if group.packed} - ruled
+            by_rule |= ruled
+    biased = [_gather_biases(layers) for layers in (source_layers, target_layers)]
+    for layers_here, layers_there, kinds, kind_in in (
+        (source_layers, target_layers, source_kinds, source_kind),
+        (target_layers, source_layers, target_kinds, target_kind),
+    ):
+        _spread(layers_here, layers_there, kinds, kind_in)
+    for layers_here, layers_there, kinds in (
         (source_layers, target_layers, source_kinds),
         (target_layers, source_layers, target_kinds),
     ):
-        _gather_stacked(one, other, kinds)
-    if not source_kinds and not target_kinds:
+        _gather_stacked(layers_here, layers_there, kinds)
+    if not source_kinds and not target_kinds and not any(biased):
         return Regrouped(renamed, target)
+    layers = {layer: dict(leaves) for layer, leaves in source_layers.items()}
+    again = renamed._replace(layers=layers, by_rule=by_rule, kinds=source_kinds, inferred=frozenset(inferred))
+    return Regrouped(again, _shown(target, target_layers, target_kinds))
+
+
+def _shown(target: Manifest, target_layers: Layers, target_kinds: Mapping[str, str]) -> Manifest:
+    """A target with other layers, some of which are none of its own."""
     virtual = {(layer, leaf): target_kinds[layer] for layer in target_kinds for leaf in target_layers[layer]}
-    shown = replace(
+    return replace(
         target,
         layers={layer: dict(leaves) for layer, leaves in target_layers.items()},
         kinds={**target.kinds, **virtual},
         virtual=frozenset(target_kinds),
     )
-    layers = {layer: dict(leaves) for layer, leaves in source_layers.items()}
-    again = renamed._replace(layers=layers, kinds=source_kinds, inferred=frozenset(inferred))
-    return Regrouped(again, shown)
 
 
 def kind_of(source: Manifest, entries: Mapping[str, Entry]) -> str:
@@ -162,9 +176,9 @@ def _groups(layers: Layers, kind: Callable[[str], str]) -> list[_Group]:
         if weight is not None and len(weight.spec.shape) > 1 and (parts := parts_of(name)):
             below.setdefault(parent, {})[layer] = parts
     groups = []
-    for parent, found in below.items():
+    for parent, candidates in below.items():
         for family, family_kind in FAMILIES.items():
-            own = {layer: parts for layer, parts in found.items() if family.issuperset(parts)}
+            own = {layer: parts for layer, parts in candidates.items() if family.issuperset(parts)}
             held = [part for parts in own.values() for part in parts]
             if sorted(held) != sorted(family):
                 continue
@@ -204,6 +218,52 @@ def _gather(layers: dict[str, Mapping[str, Entry]], kinds: dict[str, str], group
         kinds[group.name] = group.kind
 
 
+# -- arrays that one side keeps in a layer of their own, the other in the layer around it
+
+
+def _spread(
+    layers: dict[str, Mapping[str, Entry]], others: Layers, kinds: dict[str, str], kind: Callable[[str], str]
+) -> None:
+    """Show an array of a layer of no known kind, as ``embeddings.position_embeddings``, as the layer of one array that
+    the other side has for it, ``embeddings.position_embeddings.weight``."""
+    alone: dict[tuple[object, ...], set[tuple[int, ...]]] = {}  # last words of a layer of one array -> shapes
+    leaves_there = {leaf for leaves in others.values() for leaf in leaves}
+    for layer_there, leaves in others.items():
+        if len(leaves) == 1 and LEAF_NAMES.get(next(iter(leaves))) == "weight":
+            shape = next(iter(leaves.values())).spec.shape
+            alone.setdefault(tokens(paths.split(layer_there)[1]), set()).add(shape)
+    if not alone:
+        return
+    shown: dict[str, Mapping[str, Entry]] = {}
+    for layer, leaves in layers.items():
+        rest = dict(leaves)
+        for leaf, entry in leaves.items():
+            as_layer = f"{layer}.{leaf}" if layer else leaf
+            named = leaf not in LEAF_NAMES and leaf not in leaves_there and kind(layer) not in KINDS
+            shapes = alone.get(tokens(leaf), set())
+            # With as many in front as the other side has layers, as experts, it is these, stacked.
+            fits = not shapes.isdisjoint({entry.spec.shape, entry.spec.shape[1:]})
+            if named and fits and as_layer not in layers:
+                shown[as_layer] = {"weight": rest.pop(leaf)}
+                kinds[as_layer] = ""
+        if rest:
+            shown[layer] = rest
+    layers.clear()
+    layers.update(shown)
+
+
+def _gather_biases(layers: dict[str, Mapping[str, Entry]]) -> bool:
+    """Show a bias beside a depthwise and a pointwise convolution as that of the second, which has none; whether there
+    was one."""
+    before = len(layers)
+    for layer, leaves in list(layers.items()):
+        depthwise, pointwise = (layers.get(f"{layer}.{part}", {}) for part in ("depthwise", "pointwise"))
+        if list(leaves) == ["bias"] and list(depthwise) == ["weight"] and list(pointwise) == ["weight"]:
+            layers[f"{layer}.pointwise"] = {**pointwise, "bias": leaves["bias"]}
+            del layers[layer]
+    return len(layers) < before
+
+
 # -- layers of one shape, stacked
 
 
@@ -219,17 +279,17 @@ def _gather_stacked(layers: dict[str, Mapping[str, Entry]], others: Layers, kind
             if match:
                 rest = [*segments[:i], *([match[1]] if match[1] else []), *segments[i + 1 :]]
                 stacks.setdefault(".".join(rest), {})[int(match[2])] = layer
-    by_words = {_words(layer): layer for layer in others}
+    by_words = {without_containers(tokens(layer)): layer for layer in others}
     for name, members in stacks.items():
-        other = name if name in others else by_words.get(_words(name))
-        if other is None or name in layers or sorted(members) != list(range(len(members))):
+        stack = name if name in others else by_words.get(without_containers(tokens(name)))
+        if stack is None or name in layers or sorted(members) != list(range(len(members))):
             continue
         own = [layers.get(members[i]) for i in range(len(members))]
         if any(leaves is None or leaves.keys() != (own[0] or {}).keys() for leaves in own):
             continue
         first = own[0] or {}
         if not any(
-            leaf in others[other] and others[other][leaf].spec.shape == (len(own), *entry.spec.shape)
+            leaf in others[stack] and others[stack][leaf].spec.shape == (len(own), *entry.spec.shape)
             for leaf, entry in first.items()
         ):
             continue
@@ -241,7 +301,3 @@ def _gather_stacked(layers: dict[str, Mapping[str, Entry]], others: Layers, kind
         layers.clear()
         layers.update(shown)
         kinds[name] = ""
-
-
-def _words(layer: str) -> tuple[object, ...]:
-    return tuple(token for token in tokens(layer) if token not in CONTAINERS)

@@ -10,16 +10,57 @@ from pathlib import Path
 from typing import Any, NamedTuple, Union
 
 from .. import paths
+from ..core.regular import require_regular
 from ..errors import FileError, InvalidArgument, WrongType
+from ..weights.atomic import atomic_path
 from .manifest import Entry, Manifest
 
 Rules = Union[Mapping[Any, Union[str, None]], Callable[[str], Union[str, None]], str, Path, None]
 
 
+class RuleSet(dict[str, "str | None"]):
+    """Rules by exact names of layers or parameters, as a mapping; and what is known of flattened inputs.
+
+    Attributes:
+        flattened: Target name of a linear layer's weight -> whether its inputs come in another order.
+        notes: Rule -> a comment on it, in a file.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[str, str | None] = {},
+        flattened: Mapping[str, bool] = {},
+        notes: Mapping[str, str] = {},
+    ) -> None:
+        super().__init__(names)
+        self.flattened, self.notes = dict(flattened), dict(notes)
+
+    def save(self, path: str | Path) -> None:
+        """Write the rules as a TOML file, which ``rules=`` and ``--rules`` take.
+
+        Args:
+            path: The file; one that is there is replaced.
+        """
+        lines = ["[rules]"]
+        for name, new in self.items():
+            note = f"  # {self.notes[name]}" if name in self.notes else ""
+            lines.append(f"{_quoted(name)} = {'false' if new is None else _quoted(new)}{note}")
+        if self.flattened:
+            lines += ["", "# whether the inputs of these were flattened in another order", "[flattened]"]
+            lines += [f"{_quoted(name)} = {str(permuted).lower()}" for name, permuted in self.flattened.items()]
+        with atomic_path(Path(path)) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _quoted(text: str) -> str:
+    """A text as TOML has it, which is as JSON, but for one character."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def renamer(rules: Rules) -> Callable[[str], str | None]:
     """A function from source names to target names, None for one that is left out.
 
-    Rules are such a function; a mapping pattern -> new name or None; or a TOML or JSON file with one, under ``rename``
+    Rules are such a function; a mapping pattern -> new name or None; or a TOML or JSON file with one, under ``rules``
     in TOML. A pattern is a glob over a whole name or a whole layer's name, whose ``*`` stand in the new name again, or
     a compiled regular expression, ``"re:..."`` in a file, with groups. The first that fits counts.
 
@@ -29,8 +70,7 @@ def renamer(rules: Rules) -> Callable[[str], str | None]:
     """
     if rules is None:
         return lambda name: name
-    if isinstance(rules, (str, Path)):
-        return _Patterns(_rules_file(Path(rules)))
+    rules = loaded(rules)
     if callable(rules):
         return rules
     if not isinstance(rules, Mapping):
@@ -38,25 +78,52 @@ def renamer(rules: Rules) -> Callable[[str], str | None]:
     return _Patterns(rules)
 
 
+def loaded(rules: Rules) -> Rules:
+    """Rules, read where they are in a file."""
+    return _rules_file(Path(rules)) if isinstance(rules, (str, Path)) else rules
+
+
 class _Patterns:
-    """A mapping of patterns as a function of names."""
+    """A mapping of patterns as a function of names. Exact names are looked up: of a large model there may be many."""
 
     def __init__(self, rules: Mapping[Any, str | None]) -> None:
         self._rules = list(rules)
         self._compiled = [(_pattern(pattern), _template(pattern, new)) for pattern, new in rules.items()]
+        self._literals: dict[str, int] = {}
+        self._globs: list[int] = []
+        for i, rule in enumerate(self._rules):
+            if isinstance(rule, str) and "*" not in rule and not rule.startswith("re:"):
+                self._literals[rule] = i
+            else:
+                self._globs.append(i)
 
     def __call__(self, name: str) -> str | None:
-        for pattern, new in self._compiled:
-            match = pattern.fullmatch(name)
-            if match:
-                return None if new is None else _expanded(match, new) + (match.groupdict().get("_leaf") or "")
-        return name
+        i = self._first(name)
+        if i is None:
+            return name
+        pattern, new = self._compiled[i]
+        match = pattern.fullmatch(name)
+        assert match is not None
+        return None if new is None else _expanded(match, new) + (match.groupdict().get("_leaf") or "")
+
+    def names(self, name: str) -> bool:
+        """Whether a rule has exactly this name, or that of its layer, and not a pattern that fits it."""
+        return (i := self._first(name)) is not None and self._rules[i] in (name, paths.split(name)[0])
+
+    def _first(self, name: str) -> int | None:
+        """The place of the first rule that fits."""
+        exact = [i for text in (name, paths.split(name)[0]) if text and (i := self._literals.get(text)) is not None]
+        first = min(exact, default=len(self._rules))
+        fitting = (i for i in self._globs if i > first or self._compiled[i][0].fullmatch(name))
+        first = min(first, next(fitting, first))
+        return first if first < len(self._rules) else None
 
     def check(self, names: Iterable[str]) -> None:
         """Raise InvalidArgument for a rule that fits none of the names: it is a slip, which would go unnoticed."""
         names = list(names)
+        known = {*names, *(paths.split(name)[0] for name in names)}
         for rule, (pattern, _) in zip(self._rules, self._compiled, strict=True):
-            if not any(pattern.fullmatch(name) for name in names):
+            if rule not in known and not any(pattern.fullmatch(name) for name in names):
                 text = rule.pattern if isinstance(rule, re.Pattern) else rule
                 hint = paths.did_you_mean(str(text), names)
                 raise InvalidArgument(f"The rule {text!r} fits no source name. {hint}")
@@ -69,18 +136,32 @@ def _expanded(match: re.Match[str], new: str) -> str:
         raise InvalidArgument(f"The new name {new!r} of the rule {match.re.pattern!r}: {error}") from None
 
 
-def _rules_file(path: Path) -> Mapping[Any, str | None]:
+def _rules_file(path: Path) -> RuleSet:
+    require_regular(path)
     try:
         text = path.read_text("utf-8")
-        rules = tomllib.loads(text).get("rename") if path.suffix == ".toml" else json.loads(text)
+        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{str(path)!r} is not {path.suffix[1:].upper() or 'JSON'}: {error}") from None
+    rules = _table(document) if path.suffix == ".toml" else document
     if not isinstance(rules, dict) or not all(isinstance(new, str) or not new for new in rules.values()):
         raise FileError(
-            f"{str(path)!r} holds no rules: a JSON object, or a table [rename] in TOML, of patterns and new names, "
+            f"{str(path)!r} holds no rules: a JSON object, or a table [rules] in TOML, of patterns and new names, "
             'with false (or null in JSON) for "leave it out".'
         )
-    return {pattern: new if isinstance(new, str) else None for pattern, new in rules.items()}
+    flattened = document.get("flattened", {}) if rules is not document else {}
+    if not isinstance(flattened, dict) or not all(isinstance(each, bool) for each in flattened.values()):
+        raise FileError(f"{str(path)!r}: its table [flattened] has names of weights, and true or false for each.")
+    return RuleSet({pattern: new if isinstance(new, str) else None for pattern, new in rules.items()}, flattened)
+
+
+def _table(document: Mapping[str, Any]) -> Any:
+    """The rules in a TOML document: its table ``rules``, as in a comparison's; or ``rename``, as it was called; or all
+    of it, where there is no table."""
+    for name in ("rules", "rename"):
+        if isinstance(document.get(name), dict):
+            return document[name]
+    return document
 
 
 def _pattern(pattern: Any) -> re.Pattern[str]:
@@ -117,13 +198,15 @@ def _template(pattern: Any, new: str | None) -> str | None:
 class RenamedLayers(NamedTuple):
     """A source's entries by the layer and leaf they are called after the rules, the layers that a rule named, and the
     names that were left out. Of layers that are none of the source's own: their kinds, and those in which an order of
-    rows is only inferred (:mod:`multiparam.transfers.regroup`)."""
+    rows is only inferred (:mod:`multiparam.transfers.regroup`); and what a layer's low-rank update is multiplied with,
+    where it is known (:mod:`multiparam.transfers.low_rank`)."""
 
     layers: dict[str, dict[str, Entry]]
     by_rule: set[str]
     dropped: list[str]
     kinds: Mapping[str, str] = {}
     inferred: frozenset[str] = frozenset()
+    scales: Mapping[str, float] = {}
 
 
 def rename_layers(source: Manifest, rules: Rules) -> RenamedLayers:
@@ -139,7 +222,7 @@ def rename_layers(source: Manifest, rules: Rules) -> RenamedLayers:
             if not isinstance(name, str):
                 raise WrongType(f"The rules give a name or None for {entry.name!r}, not {type(name).__name__}.")
             new_layer, new_leaf = (layer, leaf) if name == entry.name else paths.split(name)
-            if name != entry.name:
+            if name != entry.name or (isinstance(rename, _Patterns) and rename.names(entry.name)):
                 renamed.by_rule.add(new_layer)
             if new_leaf in renamed.layers.get(new_layer, {}):
                 raise InvalidArgument(f"Two source parameters are called {name!r} by the rules, {entry.name!r} is one.")

@@ -1,4 +1,4 @@
-"""Weight files: :func:`save` writes safetensors, :func:`load` takes every format that :func:`multiparam.read` reads.
+"""Weight files: :func:`save` writes what a name says, :func:`load` takes all that :func:`multiparam.read` reads.
 
 Names, shapes and data order are canonical, so a file written from one framework loads into any other. What a file says
 besides its arrays is in :mod:`multiparam.weights.metadata`.
@@ -19,47 +19,65 @@ import numpy as np
 
 from ..core.arrays import dtype_kind, numpy_dtype, to_numpy
 from ..core.construction import FLOATS
-from ..core.group import Group, named_parameters
+from ..core.group import Group, named_parameters, store_of
+from ..core.loaded import Loaded
+from ..core.misfits import LINES
 from ..core.model import Model
-from ..core.parameter import Parameter, peek
-from ..core.state import LINES, ArraySpec, Loaded, Source, load_state, options_equal, state_spec
+from ..core.parameter import Parameter, whole
+from ..core.registry import BackendInfo
+from ..core.relayed import Relayed
+from ..core.slots import Box
+from ..core.state import ArraySpec, load_state, options_equal, state_spec
+from ..core.unlisted import warn_of_unlisted
 from ..errors import InvalidArgument, MultiparamWarning, WrongType
 from ..paths import did_you_mean
 from .atomic import Replacement
 from .formats import PathLike, read
+from .kinds import INDEX
 from .metadata import FileMetadata, describe, encode_metadata, file_metadata
+from .native_files import as_model_has_it
 from .safetensors import Tensor, write_safetensors
-from .sharded import INDEX, earlier_shards, split_tensors, write_shards
+from .sharded import earlier_shards, split_tensors, write_shards
+from .together import write_together
+from .writers import ArraysToWrite, is_native_export, place_to_write, writer
 
 # -- saving
 
 
 def save(
-    state: Group | Mapping[str, Any], path: PathLike, *, shard_size: int | str | None = None, dtype: str | None = None
+    state: Group | Mapping[str, Any],
+    path: PathLike,
+    *,
+    shard_size: int | str | None = None,
+    dtype: str | None = None,
+    format: str | None = None,
 ) -> Path:
-    """Write a model, a group of one, or a mapping name -> array (any framework's) as ``.safetensors``.
+    """Write a model, a group of one, or a mapping name -> array (any framework's) as the name of the file says.
 
-    Canonical names and layouts; a tied parameter once, with its other names in the metadata. Arrays are read and
-    written one at a time.
+    As ``.safetensors``: canonical names and layouts; a tied parameter once, with its other names in the metadata.
+    Arrays are read and written one at a time. As a framework's own (``.pt``, ``.params``, ``.msgpack``,
+    ``.weights.h5``, ``.orbax``): a model of that framework in its own names and layouts, as it writes itself; anything
+    else under canonical names, where the format can hold it.
 
     The file appears whole or not at all: it is written under another name beside ``path``, brought to the disk, then
     renamed. Shards are renamed when all are complete, the index last; until then an older file or index loads as
     before, unless its shards have the very names of the new ones: a crash within these few renames leaves a set that
-    :func:`load` refuses, since its shards are of two saves. What an earlier save to ``path`` left and this one does not
-    use is then removed.
+    :func:`load` refuses. What an earlier save to ``path`` left and this one does not use is then removed.
 
     Args:
         state: What to write.
-        path: The file to write; its name ends in ``.safetensors``.
+        path: The file to write; its suffix says the format.
         shard_size: Bytes, or a text such as ``"500MB"``: what is larger is split into ``w-00001-of-00003.safetensors``
-            and so on, with ``w.safetensors.index.json`` that says what is where. None for one file of any size.
+            and so on, with an index. None for one file of any size.
         dtype: A floating dtype that floating numbers are converted to on the way.
+        format: The format as a suffix, such as ``"orbax"``, where the name does not say it.
 
     Returns:
         The path to load: the file, or the index.
 
     Raises:
         InvalidArgument: For a name, dtype or option that cannot be.
+        FileError: Where a framework cannot write it.
         OSError: Where the disk refuses.
 
     Example:
@@ -70,23 +88,57 @@ def save(
         ('w.safetensors', (2, 3))
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InvalidArgument(f"multiparam writes safetensors: give the file a name like {path.stem}.safetensors.")
+    backend, suffix = writer(path, format)
     if dtype is not None and dtype not in FLOATS:
         raise InvalidArgument(f"No floating dtype {dtype!r}. {did_you_mean(str(dtype), FLOATS)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
+    if backend is not None:
+        return _save_native(state, path, (backend, suffix), format, shard_size, dtype)
     bound = math.inf if shard_size is None else parse_size(shard_size)
+    if isinstance(state, Model):
+        warn_of_unlisted(store_of(state).host)
     tensors = [_converted(tensor, dtype) for tensor in _tensors(state)]
-    return _write(path, split_tensors(tensors, bound), describe(state))
+    shards, document = split_tensors(tensors, bound), describe(state)
+    if not isinstance(state, Group):
+        return _write(path, shards, document)
+    loadable = path if len(shards) == 1 else path.with_name(path.stem + INDEX)
+    return write_together(store_of(state).host, shards, lambda counted: _write(path, counted, document), loadable)
+
+
+def _save_native(
+    state: Group | Mapping[str, Any],
+    path: Path,
+    writes: tuple[BackendInfo, str],
+    format: str | None,
+    shard_size: int | str | None,
+    dtype: str | None,
+) -> Path:
+    """Write a framework's own file, by its adapter."""
+    backend, suffix = writes
+    own = is_native_export(state, path, format)
+    if shard_size is not None or (own and dtype is not None):
+        option = "shard_size" if shard_size is not None else "dtype"
+        raise InvalidArgument(f"A {suffix.rstrip('/')} file is written without {option}=. Say it for .safetensors.")
+    tensors = {tensor.name: _converted(tensor, dtype) for tensor in _tensors(state)}
+    aliases = {
+        alias: (name, alias in about.get("transposed", ()))
+        for name, about in describe(state)["parameters"].items()
+        for alias in about.get("aliases", ())
+        if name in tensors and alias not in tensors
+    }
+    with place_to_write(path, suffix) as temporary:
+        arrays = ArraysToWrite({name: tensor.read for name, tensor in tensors.items()}, aliases)
+        backend.write(store_of(state).host if own and isinstance(state, Group) else arrays, temporary, suffix)
+    return path
 
 
 def _write(path: Path, shards: list[list[Tensor]], document: Mapping[str, Any]) -> Path:
     """Write one file, or shards and their index, and remove what an earlier save left. Gives the path to load."""
     index = path.with_name(path.stem + INDEX)
     earlier = earlier_shards(index)
-    with Replacement() as replacement:
-        metadata = [encode_metadata(document, tensors) for tensors in shards]
+    metadata = [encode_metadata(document, tensors) for tensors in shards]
+    with Replacement(path.name) as replacement:
         if len(shards) == 1:
             write_safetensors(replacement.file(path), shards[0], metadata[0])
         else:
@@ -102,7 +154,7 @@ def _tensors(state: Group | Mapping[str, Any]) -> list[Tensor]:
     """What there is to write, of which nothing is read yet."""
     if isinstance(state, Group):
         parameters = {**state.parameters(), **state.buffers()}
-        return [Tensor(name, p.shape, p.dtype, partial(peek, p)) for name, p in parameters.items()]
+        return [Tensor(name, p.shape, p.dtype, partial(whole, p)) for name, p in parameters.items()]
     if not isinstance(state, Mapping):
         raise WrongType(f"mp.save takes a model, a group or a mapping of arrays, not {type(state).__qualname__}.")
     for name in state:
@@ -139,17 +191,25 @@ def parse_size(size: int | str) -> int:
 # -- loading
 
 
-def load(net: Group, path: PathLike, *, strict: bool = True, cast: bool = False, verify: bool = True) -> Loaded:
+def load(
+    net: Group,
+    path: PathLike,
+    *,
+    strict: bool = True,
+    cast: bool = False,
+    verify: bool = True,
+    materialise: bool = False,
+    within: str | None = None,
+) -> Loaded:
     """Write a weight file into a model, or a group of one, of any framework.
 
-    Every format of :func:`multiparam.read` whose names and layouts are canonical. Shapes, dtypes and names are checked
-    as in :meth:`Group.load_state_dict`, by the header; then all values are read once, for their checksums or to see
-    that they can be read, and only then again to be written, one at a time. So a failed load changes nothing, as long
-    as nobody writes to the file meanwhile.
+    A file under canonical names, the framework's own, or the part of a checkpoint that has the model's names. All is
+    checked as in :meth:`Group.load_state_dict`; then all values are read once, to see that they can be, and only then
+    again to be written, one at a time: a failed load changes nothing.
 
-    Ties of the model stay as they are. Where the file ties what the model has apart, both get the values; where the
-    model ties what the file has apart, the values must be equal. Either is a MultiparamWarning, and so are options of
-    a layer, such as eps, that differ: no weight carries them. Flags such as ``trainable`` are not changed.
+    Ties and flags of the model stay. Where the file ties what the model has apart, both get the values; where the model
+    ties what the file has apart, the values must be equal. Either is a MultiparamWarning, and so are options, such as
+    eps, that differ, and what else a checkpoint holds.
 
     Args:
         net: The model, or the group, to write into.
@@ -157,11 +217,14 @@ def load(net: Group, path: PathLike, *, strict: bool = True, cast: bool = False,
         strict: Whether names that only one side has are an error.
         cast: Whether to convert to the model's dtypes, where no fraction or imaginary part is lost.
         verify: Whether to read all values once before the first is written.
+        materialise: Whether to give memory to a model made without: see :meth:`Model.materialise`.
+        within: What the names of the weights begin with, such as ``"ema"``, where a checkpoint has several.
 
     Returns:
         The names that were left out on either side, where ``strict`` is False.
 
     Raises:
+        NoValues: The model has shapes only, unless ``materialise``.
         StateError: Where names, shapes, dtypes or values do not suit the model, which is then unchanged.
         FileError: For a file that is damaged or of no known format.
         PackageMissing: Where a package is needed that is not installed.
@@ -180,25 +243,36 @@ def load(net: Group, path: PathLike, *, strict: bool = True, cast: bool = False,
     """
     if not isinstance(net, Group):
         raise WrongType(f"mp.load takes a model first, then the file; it gets {type(net).__qualname__}.")
-    with read(path, verify=verify) as source:
-        metadata = file_metadata(source)
-        parameters = named_parameters(net)
+    with read(path, verify=verify, within=within) as file:
+        parameters, metadata = named_parameters(net), file_metadata(file)
+        source = as_model_has_it(file, net)
         state = _Renamed(source, _stored_names(source, metadata, parameters))
-        notes = _tie_differences(metadata, parameters)
-        notes += _option_differences(metadata, net) if isinstance(net, Model) else []
-
-        def warn() -> None:
-            if notes:
-                more = f"\n  ... and {len(notes) - LINES} more" if len(notes) > LINES else ""
-                text = f"{str(path)!r} and the model differ:\n  " + "\n  ".join(notes[:LINES]) + more
-                warnings.warn(text, MultiparamWarning, stacklevel=4)  # warn, load_state, load, then the user's line
-
         constants = net.buffers(aliases=True, persistent=False)
-        return load_state(parameters, state, strict=strict, cast=cast, verify=verify, ready=warn, constants=constants)
+        ready = partial(_warn_of, [*_left_out(source), *_differences(metadata, net, parameters)], path)
+        how = {"strict": strict, "cast": cast, "verify": verify, "materialise": materialise}
+        return load_state(parameters, state, ready=ready, constants=constants, **how)
+
+
+def _left_out(source: Mapping[str, Any]) -> list[str]:
+    left_out = getattr(source, "left_out", ())
+    return [f"the file holds more, which is left out: {', '.join(left_out)}"] if left_out else []
+
+
+def _differences(metadata: FileMetadata, net: Group, parameters: Mapping[str, Parameter]) -> list[str]:
+    """Where file and model differ in what no weight carries."""
+    options = _option_differences(metadata, net) if isinstance(net, Model) else []
+    return _tie_differences(metadata, parameters) + options
+
+
+def _warn_of(notes: list[str], path: PathLike) -> None:
+    if notes:
+        more = f"\n  ... and {len(notes) - LINES} more" if len(notes) > LINES else ""
+        text = f"{str(path)!r} and the model differ:\n  " + "\n  ".join(notes[:LINES]) + more
+        warnings.warn(text, MultiparamWarning, stacklevel=4)  # this, load_state, load, then the user's line
 
 
 def _stored_names(
-    source: Source, metadata: FileMetadata, parameters: Mapping[str, Parameter]
+    source: Mapping[str, Any], metadata: FileMetadata, parameters: Mapping[str, Parameter]
 ) -> dict[str, tuple[str, bool]]:
     """Name in the model -> name in the file, and whether transposed. A name of the file's that the model has is taken
     as it is; an alias stands in where that leaves a parameter without values."""
@@ -228,24 +302,34 @@ def _stored_names(
     return stored_names
 
 
-class _Renamed(Source):
+class _Renamed(Relayed):
     """A source under the model's names."""
 
-    def __init__(self, source: Source, stored_names: Mapping[str, tuple[str, bool]]) -> None:
+    def __init__(self, source: Mapping[str, np.ndarray], stored_names: Mapping[str, tuple[str, bool]]) -> None:
         self._source = source
         self._stored_names = stored_names
 
+    def origin(self, name: str) -> tuple[Mapping[str, Any], str]:
+        return self._source, self._stored_names[name][0]
+
     def __getitem__(self, name: str) -> np.ndarray:
-        stored, transposed = self._stored_names[name]
-        return self._source[stored].T if transposed else self._source[stored]
+        array = super().__getitem__(name)
+        return array.T if self._stored_names[name][1] else array
 
     def spec(self, name: str) -> ArraySpec:
-        stored, transposed = self._stored_names[name]
-        shape, dtype = self._source.spec(stored)
-        return ArraySpec(shape[::-1] if transposed else shape, dtype)
+        shape, dtype = super().spec(name)
+        return ArraySpec(shape[::-1] if self._stored_names[name][1] else shape, dtype)
 
-    def verify(self, name: str) -> None:
-        self._source.verify(self._stored_names[name][0])
+    def block(self, name: str, box: Box) -> np.ndarray:
+        if not self._stored_names[name][1]:
+            return super().block(name, box)
+        return super().block(name, box[::-1]).T
+
+    def verify_block(self, name: str, box: Box) -> None:
+        super().verify_block(name, box[::-1] if self._stored_names[name][1] else box)
+
+    def read_into(self, name: str, out: np.ndarray) -> bool:
+        return not self._stored_names[name][1] and super().read_into(name, out)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored_names)

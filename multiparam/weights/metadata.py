@@ -7,8 +7,9 @@
      "layers": {layer: {"eps": 1e-05, ...}}}
 
 ``layout`` is missing for a layer multiparam does not know, ``aliases`` (the other names of a tied parameter) and
-``transposed`` (those of them that show its transpose) where there are none. ``"multiparam.crc32"``, beside the
-document, has the checksums, 8 hexadecimal digits each: of the header, then of each tensor in the order of the data.
+``transposed`` (those of them that show its transpose) where there are none. ``"multiparam.crc32.mib"``, beside the
+document, has the checksums, 8 hexadecimal digits each: of the header, then of each MiB of each tensor in the order of
+the data, so that a part can be checked. Files before 1.1 have ``"multiparam.crc32"``, with one for each tensor.
 """
 
 from __future__ import annotations

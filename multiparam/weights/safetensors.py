@@ -1,9 +1,10 @@
 """safetensors files, written and read one tensor at a time.
 
 The format: 8 bytes with the header's length, a JSON header that says each tensor's dtype, shape and place, and the
-data, little endian and row by row. The official library knows no bfloat16 in numpy, wants all tensors at once to
-write, and maps files into memory, where a file that another program cuts short kills the process; so the format is
-written out here. Its library reads what this writes, and this what it writes.
+data, little endian and row by row. The official library reads what this writes, and this what it writes. It is not
+used: it wants all tensors at once to write, where one at a time keeps a conversion in the memory of one; it reads into
+no memory that is there (:mod:`~multiparam.weights.positioned` has what that is worth); and it maps files, where one
+that another program cuts short kills the process.
 
 Source: https://huggingface.co/docs/safetensors
 """
@@ -13,10 +14,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 import sys
 import weakref
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,9 +24,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ..core.arrays import numpy_dtype
+from ..core.blocks import box_shape, runs, widened, within
+from ..core.slots import Box
 from ..core.state import ArraySpec, Source
 from ..core.state import spec as spec_of
 from ..errors import FileError, InvalidArgument
+from .checksums import crc32
+from .positioned import LARGE, Positioned
+from .strict_json import strict_json
 
 # The format's name of a dtype -> numpy's (or ml_dtypes'), and its bytes. The kinds smaller than a byte are left out.
 DTYPES: Mapping[str, tuple[str, int]] = {
@@ -54,9 +58,12 @@ DTYPES: Mapping[str, tuple[str, int]] = {
 CODES: Mapping[str, tuple[str, int]] = {name: (code, size) for code, (name, size) in DTYPES.items()}
 LARGEST_HEADER = 100_000_000  # bytes; the official library's bound
 MOST_AXES = 32  # numpy 1's bound
-CHUNK = 1 << 20  # bytes that are read, or written, at once
-LARGE = 1 << 22  # bytes, from which a thread is worth its start
-CHECKSUMS = "multiparam.crc32"  # the key of the checksums in the metadata
+CHUNK = 1 << 20  # bytes that are written at once
+SHORT_RUN = 1 << 10  # bytes of a block that lie together, below which what is between them is read as well
+CHECKSUMS = "multiparam.crc32.mib"  # the key of the checksums in the metadata: the header's, then each MiB's
+WHOLE = "multiparam.crc32"  # that of files before 1.1, with one for each tensor
+MIB = 1 << 20
+FORMAT = "pt"  # which hubs' loaders ask for: names and layouts are PyTorch's
 CURE = "The file is damaged, or another program has changed it; verify=False reads it all the same."
 
 
@@ -106,19 +113,25 @@ def write_safetensors(file: BinaryIO, tensors: Iterable[Tensor], metadata: Mappi
         >>> file.getvalue()[-2:]
         b'\\x01\\x02'
     """
-    # Wide numbers first, as the official library writes: each tensor is then aligned to the width of its numbers.
-    ordered = sorted(tensors, key=lambda tensor: (-tensor.width, tensor.name))
+    ordered = in_written_order(tensors)
     header = _header(ordered, metadata)
     text = _encode(header)
     file.write(len(text).to_bytes(8, "little") + text)
-    checksums = [_header_checksum(header), *(_write_values(file, tensor) for tensor in ordered)]
+    checksums = [_header_checksum(header), *(each for tensor in ordered for each in _write_values(file, tensor))]
     mark = f'"{CHECKSUMS}":"'.encode()  # the first key of the first value, so the first such bytes
     file.seek(8 + text.index(mark) + len(mark))
     file.write("".join(f"{each:08x}" for each in checksums).encode())
 
 
+def in_written_order(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Wide numbers first, as the official library writes: each tensor is then aligned to the width of its numbers."""
+    return sorted(tensors, key=lambda tensor: (-tensor.width, tensor.name))
+
+
 def _header(ordered: list[Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
-    header: dict[str, Any] = {"__metadata__": {CHECKSUMS: "0" * 8 * (1 + len(ordered)), **metadata}}
+    count = 1 + sum(-(-tensor.nbytes // MIB) for tensor in ordered)
+    texts = {CHECKSUMS: "0" * 8 * count, "format": FORMAT, **metadata}
+    header: dict[str, Any] = {"__metadata__": texts}
     start = 0
     for tensor in ordered:
         if tensor.name in header:
@@ -146,24 +159,28 @@ def _encode(header: Mapping[str, Any]) -> bytes:
 
 def _header_checksum(header: Mapping[str, Any]) -> int:
     """The checksum of what a header says, but for the checksums in it; spaces and order do not count."""
-    metadata = {key: value for key, value in header["__metadata__"].items() if key != CHECKSUMS}
-    return zlib.crc32(json.dumps({**header, "__metadata__": metadata}, sort_keys=True).encode())
+    metadata = {key: value for key, value in header["__metadata__"].items() if key not in (CHECKSUMS, WHOLE)}
+    return crc32(json.dumps({**header, "__metadata__": metadata}, sort_keys=True).encode())
 
 
-def _write_values(file: BinaryIO, tensor: Tensor) -> int:
-    """Write the values of one tensor, and give their checksum."""
+def _write_values(file: BinaryIO, tensor: Tensor) -> list[int]:
+    """Write the values of one tensor, and give their checksums."""
     array = tensor.read()
     if spec_of(array) != (tensor.shape, tensor.dtype):
         raise InvalidArgument(f"{tensor.name!r} was {tensor.shape} {tensor.dtype}, and changed while it was saved.")
     data = _little_endian(array)
     if len(data) < LARGE:
         file.write(data)
-        return zlib.crc32(data)
+        return _checksums_of(data, MIB)
     with ThreadPoolExecutor(1) as pool:  # neither the checksum nor the disk needs the interpreter
-        checksum = pool.submit(zlib.crc32, data)
+        checksums = pool.submit(_checksums_of, data, MIB)
         for start in range(0, len(data), CHUNK):
             file.write(data[start : start + CHUNK])
-        return checksum.result()
+        return checksums.result()
+
+
+def _checksums_of(data: memoryview, step: int) -> list[int]:
+    return [crc32(data[start : start + step]) for start in range(0, len(data), step)]
 
 
 def _little_endian(array: np.ndarray) -> memoryview:
@@ -185,10 +202,11 @@ class TensorFile(Source):
 
     def __init__(self, path: Path, verify: bool = True) -> None:
         self.path = path
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
-        self._close = weakref.finalize(self, self._file.close)
+        self._bytes = Positioned(path)
+        self._close = weakref.finalize(self, self._bytes.file.close)
+        self._verified: dict[str, tuple[int, int]] = {}  # as long as nobody writes to the file
         try:
-            header, self._start, size = _read_header(self._file, path)
+            header, self._start, size = _read_header(self._bytes.file, path)
             self.metadata: Mapping[str, str] = _metadata(header, path)
             self._places = _places(header, size, path)
             self._checksums = _checksums(header, self._places, path) if verify else {}
@@ -202,14 +220,26 @@ class TensorFile(Source):
     def __getitem__(self, name: str) -> np.ndarray:
         shape, dtype = self.spec(name)
         array = np.empty(shape, numpy_dtype(dtype))
-        data = array.reshape(-1).view(np.uint8)
-        self._file.seek(self._start + self._places[name][1])
-        _fill(self._file, data.data, self.path)
-        if name in self._checksums:
-            self._check(name, zlib.crc32(data.data))
-        if dtype == "bool" and data.size and int(data.max()) > 1:  # numpy would compute nonsense with such a bool
+        self._read(name, array)
+        return self._sound(name, array)
+
+    def _read(self, name: str, out: np.ndarray) -> None:
+        data = out.reshape(-1).view(np.uint8).data
+        self._bytes.fill(data, self._start + self._places[name].start)
+        if name in self._checksums and self._verified.get(name) != self._bytes.stamp():
+            self._check(name, _checksums_of(data, self._checksums[name][0]))
+
+    def _sound(self, name: str, array: np.ndarray) -> np.ndarray:
+        """What was read, in the machine's order of bytes."""
+        if array.dtype == bool and array.size and int(array.view(np.uint8).max()) > 1:  # numpy would compute nonsense
             raise FileError(f"{str(self.path)!r}: {name!r} is bool, but holds numbers that are neither 0 nor 1.")
         return array.byteswap() if sys.byteorder == "big" else array
+
+    def read_into(self, name: str, out: np.ndarray) -> bool:
+        if self.spec(name).dtype == "bool" or sys.byteorder == "big":  # which are looked at, or turned round
+            return False
+        self._read(name, out)
+        return True
 
     def spec(self, name: str) -> ArraySpec:
         return self._places[name].spec
@@ -218,23 +248,42 @@ class TensorFile(Source):
         if self.spec(name).dtype == "bool":
             self[name]
             return
-        checksum = 0
-        for chunk in self._chunks(name):
-            checksum = zlib.crc32(chunk, checksum)
-        self._check(name, checksum)
+        stamp, place = self._bytes.stamp(), self._places[name]
+        step = self._checksums[name][0] if name in self._checksums else MIB
+        self._check(name, self._bytes.checksums(self._start + place.start, self._start + place.end, step))
+        self._verified[name] = stamp
 
-    def _chunks(self, name: str) -> Iterator[memoryview]:
-        """The bytes of an array, in one buffer that is used again for each chunk."""
-        _, start, end = self._places[name]
-        buffer = memoryview(bytearray(min(CHUNK, end - start)))
-        for offset in range(start, end, CHUNK):
-            chunk = buffer[: min(CHUNK, end - offset)]
-            self._file.seek(self._start + offset)
-            _fill(self._file, chunk, self.path)
-            yield chunk
+    def block(self, name: str, box: Box) -> np.ndarray:
+        """The runs of bytes that hold the block; what is between short ones is read as well."""
+        shape, dtype = self.spec(name)
+        size = numpy_dtype(dtype).itemsize
+        wider = widened(shape, box, SHORT_RUN // size)
+        array = np.empty(box_shape(wider), numpy_dtype(dtype))
+        data, (length, starts) = array.reshape(-1).view(np.uint8).data, runs(shape, wider)
+        for i, start in enumerate(starts):
+            run = data[i * length * size : (i + 1) * length * size]
+            self._bytes.fill(run, self._start + self._places[name].start + start * size)
+        return self._sound(name, array if wider == box else array[within(box, wider)].copy())
 
-    def _check(self, name: str, checksum: int) -> None:
-        if self._checksums.get(name, checksum) != checksum:
+    def verify_block(self, name: str, box: Box) -> None:
+        """Those MiB that hold a part of the block. Without checksums there is nothing to hold it against: that the file
+        is as long as its header says was seen when it was opened, and to read it twice would double what is read."""
+        shape, dtype = self.spec(name)
+        if dtype == "bool":
+            self.block(name, box)
+        length, starts = runs(shape, box)
+        places = list(starts) if name in self._checksums and dtype != "bool" else []
+        if not places or not length:
+            return
+        (step, _), size = self._checksums[name], numpy_dtype(dtype).itemsize
+        first, last = places[0] * size // step, (places[-1] + length) * size
+        start, end = (self._start + at for at in self._places[name][1:])
+        stop = min(start + -(-last // step) * step, end)
+        self._check(name, self._bytes.checksums(start + first * step, stop, step), first)
+
+    def _check(self, name: str, checksums: list[int], first: int = 0) -> None:
+        """See that checksums are those of the file, from so many of them on."""
+        if name in self._checksums and self._checksums[name][1][first : first + len(checksums)] != checksums:
             raise FileError(f"{str(self.path)!r}: the values of {name!r} are not those that were written. {CURE}")
 
     def __iter__(self) -> Iterator[str]:
@@ -245,15 +294,6 @@ class TensorFile(Source):
 
     def __contains__(self, name: object) -> bool:
         return name in self._places
-
-
-def _fill(file: Any, buffer: memoryview, path: Path) -> None:
-    """Fill a buffer from a file; one read may give fewer bytes."""
-    while buffer:
-        count = file.readinto(buffer)
-        if not count:
-            raise FileError(f"{str(path)!r} ends before its data does: it was cut short.")
-        buffer = buffer[count:]
 
 
 def _exactly(file: Any, size: int, path: Path) -> bytes:
@@ -270,10 +310,7 @@ def _exactly(file: Any, size: int, path: Path) -> bytes:
 
 def _read_header(file: Any, path: Path) -> tuple[dict[str, Any], int, int]:
     """The header, where the data starts, and how long it is."""
-    about = os.fstat(file.fileno())
-    if not stat.S_ISREG(about.st_mode):
-        raise FileError(f"{str(path)!r} is no regular file.")
-    size = about.st_size
+    size = os.fstat(file.fileno()).st_size
     if size < 10:
         raise FileError(f"{str(path)!r} is no safetensors file: it has only {size} bytes.")
     length = int.from_bytes(_exactly(file, 8, path), "little")
@@ -285,29 +322,6 @@ def _read_header(file: Any, path: Path) -> tuple[dict[str, Any], int, int]:
     if not text.startswith(b"{"):
         raise FileError(f"{str(path)!r} is no safetensors file: its header is no JSON object.")
     return strict_json(text, path), 8 + length, size - 8 - length
-
-
-def strict_json(text: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object without duplicate keys or numbers that JSON has not. Raises FileError."""
-    try:
-        content = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{str(path)!r} is damaged: {error}.") from None
-    if not isinstance(content, dict):
-        raise FileError(f"{str(path)!r} is damaged: no JSON object where one must be.")
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"two entries are called {next(key for key in keys if keys.count(key) > 1)!r}")
-    return entries
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON")
 
 
 def _metadata(header: dict[str, Any], path: Path) -> dict[str, str]:
@@ -358,16 +372,24 @@ def _naturals(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)  # True is an int, but no size
 
 
-def _checksums(header: Mapping[str, Any], places: Mapping[str, Place], path: Path) -> dict[str, int]:
-    """name -> checksum, where the file has any. Raises FileError where the header is not as it was written."""
+def _checksums(header: Mapping[str, Any], places: Mapping[str, Place], path: Path) -> dict[str, tuple[int, list[int]]]:
+    """name -> of how many bytes each checksum is, and they, where the file has any. Raises FileError where the header
+    is not as it was written."""
     metadata = header.get("__metadata__", {})
-    text = metadata.get(CHECKSUMS)
+    text = metadata.get(CHECKSUMS, metadata.get(WHOLE))
     if text is None and not any(key.startswith("multiparam") for key in metadata):
         return {}
+    sizes = {name: place.end - place.start for name, place in places.items()}
+    steps = {name: MIB if CHECKSUMS in metadata else max(size, 1) for name, size in sizes.items()}
+    counts = [-(-size // steps[name]) if CHECKSUMS in metadata else 1 for name, size in sizes.items()]
     try:
         checksums = [int(text[i : i + 8], 16) for i in range(0, len(text), 8)]
     except (TypeError, ValueError):
         checksums = []
-    if len(checksums) != 1 + len(places) or checksums[0] != _header_checksum(header):
+    if len(checksums) != 1 + sum(counts) or checksums[0] != _header_checksum(header):
         raise FileError(f"{str(path)!r} has a header that is not the one written. {CURE}")
-    return dict(zip(places, checksums[1:], strict=True))
+    known, at = {}, 1
+    for name, count in zip(places, counts, strict=True):
+        known[name] = steps[name], checksums[at : at + count] if sizes[name] else []
+        at += count
+    return known

@@ -8,21 +8,21 @@ metadata and in the index: files of two saves, which a crash or a copy can mix, 
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
-import numpy as np
-
-from ..core.state import ArraySpec, Source
+from ..core.regular import require_regular
+from ..core.relayed import Relayed
+from ..core.state import Source
 from ..errors import FileError
 from .atomic import Replacement
-from .safetensors import LARGEST_HEADER, Tensor, TensorFile, strict_json, write_safetensors
+from .kinds import ANY_INDEX, INDEX
+from .safetensors import LARGEST_HEADER, Tensor, TensorFile, write_safetensors
+from .strict_json import strict_json
 
-INDEX = ".safetensors.index.json"
 SAVE = "multiparam.save"  # the key of the text that all shards of a save share
 
 
@@ -82,7 +82,7 @@ class ShardIndex(NamedTuple):
 
 def read_index(path: Path) -> ShardIndex:
     """The content of an index. Raises FileError for one that is damaged, or names a file that is not beside it."""
-    if os.stat(path).st_size > LARGEST_HEADER:
+    if require_regular(path).st_size > LARGEST_HEADER:
         raise FileError(f"{str(path)!r} is too long for an index.")
     content = strict_json(path.read_bytes(), path)
     weight_map, metadata = content.get("weight_map"), content.get("metadata", {})
@@ -93,6 +93,8 @@ def read_index(path: Path) -> ShardIndex:
     for name, file in weight_map.items():
         if not isinstance(file, str) or not _inside(file):
             raise FileError(f"{str(path)!r} says that {name!r} is in {file!r}, which is no file beside it.")
+        if file.endswith(ANY_INDEX):
+            raise FileError(f"{str(path)!r} says that {name!r} is in {file!r}, which is an index itself.")
     return ShardIndex(weight_map, metadata.get(SAVE))
 
 
@@ -103,7 +105,55 @@ def _inside(name: str) -> bool:
     return bool(parts) and not (windows.drive or windows.root or name.startswith("/") or ".." in parts or "\0" in name)
 
 
-class Sharded(Source):
+Shard = TypeVar("Shard", bound=Source)
+
+
+class ShardSource(Relayed, Generic[Shard]):
+    """The arrays of several files, by an index beside them. Raises FileError where index and files do not fit."""
+
+    def __init__(self, path: Path, verify: bool = True) -> None:
+        self.path = path
+        index = read_index(path)
+        self.files: dict[str, Shard] = {}
+        try:
+            for file in dict.fromkeys(index.weight_map.values()):
+                self.files[file] = self.open_shard(file, verify)
+            self._places = self.places(index)
+        except BaseException:
+            self.close()
+            raise
+
+    def open_shard(self, file: str, verify: bool) -> Shard:
+        """One of the files, by its name."""
+        raise NotImplementedError
+
+    def places(self, index: ShardIndex) -> Mapping[str, tuple[str, str]]:
+        """Name -> a file, and what it calls the array; index and files are checked against each other."""
+        raise NotImplementedError
+
+    def missing(self, file: str) -> FileError:
+        """The error of a shard that is not there."""
+        return FileError(f"{str(self.path)!r} names the shard {file!r}, which is not there.")
+
+    def close(self) -> None:
+        for shard in self.files.values():
+            shard.close()
+
+    def origin(self, name: str) -> tuple[Shard, str]:
+        file, stored = self._places[name]
+        return self.files[file], stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+
+class Sharded(ShardSource[TensorFile]):
     """The tensors of all shards, by one index.
 
     Raises FileError for an index that is damaged or names a file elsewhere, for a shard that is missing, and for shards
@@ -111,61 +161,29 @@ class Sharded(Source):
     """
 
     def __init__(self, path: Path, verify: bool = True) -> None:
-        self.path = path
-        index = read_index(path)
-        self._files: dict[str, TensorFile] = {}
-        try:
-            for file in dict.fromkeys(index.weight_map.values()):
-                self._files[file] = self._open(file, verify)
-            self._shard_of = {name: self._files[file] for name, file in index.weight_map.items()}
-            self._check(index)
-        except BaseException:
-            self.close()
-            raise
-        first = next(iter(self._files.values()), None)
-        self.metadata: Mapping[str, str] = {} if first is None else first.metadata
-        self.shards = list(self._files.values())
+        super().__init__(path, verify)
+        self.shards = list(self.files.values())
+        self.metadata: Mapping[str, str] = self.shards[0].metadata if self.shards else {}
 
-    def _open(self, file: str, verify: bool) -> TensorFile:
+    def open_shard(self, file: str, verify: bool) -> TensorFile:
         try:
             return TensorFile(self.path.parent / file, verify)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise FileError(f"{str(self.path)!r} names the shard {file!r}, which is not there.") from None
+            raise self.missing(file) from None
 
-    def _check(self, index: ShardIndex) -> None:
-        """Whether index and shards name the same tensors, and are of one save."""
-        listed: dict[str, set[str]] = {file: set() for file in self._files}
+    def places(self, index: ShardIndex) -> Mapping[str, tuple[str, str]]:
+        """Index and shards name the same tensors, and are of one save."""
+        listed: dict[str, set[str]] = {file: set() for file in self.files}
         for name, file in index.weight_map.items():
             listed[file].add(name)
-        for file, shard in self._files.items():
+        for file, shard in self.files.items():
             if listed[file] != set(shard):
                 odd = sorted(listed[file] ^ set(shard))[0]
                 raise FileError(f"{str(self.path)!r} and its shard {file!r} do not agree on whether it has {odd!r}.")
-        saves = {shard.metadata.get(SAVE) for shard in self._files.values()} | {index.save}
-        if self._files and len(saves) > 1:
+        saves = {shard.metadata.get(SAVE) for shard in self.files.values()} | {index.save}
+        if self.files and len(saves) > 1:
             raise FileError(
                 f"The shards that {str(self.path)!r} names are not of one save: a save over them was interrupted, or "
                 "files were mixed."
             )
-
-    def close(self) -> None:
-        for shard in self._files.values():
-            shard.close()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._shard_of[name][name]
-
-    def spec(self, name: str) -> ArraySpec:
-        return self._shard_of[name].spec(name)
-
-    def verify(self, name: str) -> None:
-        self._shard_of[name].verify(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shard_of)
-
-    def __len__(self) -> int:
-        return len(self._shard_of)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._shard_of
+        return {name: (file, name) for name, file in index.weight_map.items()}

@@ -15,6 +15,7 @@ from .. import paths
 from ..core.group import named_parameters, store_of
 from ..core.model import Model
 from ..core.state import Source
+from ..core.summaries import bytes_of, size
 from ..errors import InvalidArgument, ParameterNotFound
 from .metadata import file_metadata
 
@@ -88,16 +89,6 @@ class Listing:
             counts["frozen"] = sum(row.count for row in parameters if row.state == "frozen")
             counts["buffers"] = sum(row.count for row in self.rows if row.state == "buffer")
         return {**counts, "bytes": sum(row.bytes for row in self.rows)}
-
-
-def bytes_of(dtype: str) -> int:
-    """Bytes of one number, by the dtype's name, those of ml_dtypes too.
-
-    >>> bytes_of("float32"), bytes_of("bfloat16"), bytes_of("float8_e4m3fn"), bytes_of("bool")
-    (4, 2, 1, 1)
-    """
-    bits = re.search(r"\d+", dtype)
-    return max(1, int(bits[0]) // 8) if bits else 1
 
 
 # -- what there is
@@ -313,15 +304,3 @@ def summary(listing: Listing) -> str:
     if totals["buffers"]:
         parts.append(f"{totals['buffers']:,} in buffers")
     return f"{arrays}: {', '.join(parts)}; {size(totals['bytes'])}."
-
-
-def size(count: int) -> str:
-    """Bytes in the unit that suits them.
-
-    >>> size(120), size(1_234_567)
-    ('120 bytes', '1.23 MB')
-    """
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count} bytes"

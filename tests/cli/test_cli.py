@@ -55,7 +55,7 @@ def test_backends_lists_every_backend_and_its_version(run: Callable[..., Any]) -
 def test_backends_shows_the_pip_line_of_one_that_is_missing(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry.info("torch"), "requires", ("no_such_module",))
+    monkeypatch.setattr(registry.info("torch"), "_requires", ("no_such_module",))
     result = run("backends")
     assert result.exit_code == 0
     assert 'torch not installed. Try: pip install "multiparam[torch]"' in said(result)
@@ -67,7 +67,7 @@ def test_backends_lists_the_others_when_one_is_broken(
     (tmp_path / "broken_adapter.py").write_text("raise OSError('libfoo.so.5: cannot open')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(registry.info("torch"), "adapter", "broken_adapter:Adapter")
-    monkeypatch.setattr(registry.info("torch"), "requires", ("json",))
+    monkeypatch.setattr(registry.info("torch"), "_requires", ("json",))
     monkeypatch.setattr(registry.info("torch"), "_backend", None)
     result = run("backends")
     assert result.exit_code == 0
@@ -144,7 +144,7 @@ def test_a_backend_in_the_environment_that_nobody_knows_exits_with_2(run: Callab
 def test_a_backend_that_is_not_installed_exits_with_3_and_its_pip_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(registry.info("torch"), "requires", ("no_such_module",))
+    monkeypatch.setattr(registry.info("torch"), "_requires", ("no_such_module",))
     monkeypatch.setattr(registry.info("torch"), "_backend", None)
     monkeypatch.setattr(sys, "argv", ["multiparam", "compare", "--backend", "torch"])
     with pytest.raises(SystemExit) as caught:

@@ -19,7 +19,7 @@ import multiparam as mp
 from multiparam import errors
 from multiparam.cli.commands import app
 from multiparam.core import registry
-from multiparam.transfers import export
+from multiparam.weights import writers
 from multiparam.weights.metadata import describe
 
 pytestmark = [pytest.mark.xdist_group("cli"), pytest.mark.needs("torch")]
@@ -223,6 +223,9 @@ def test_models_that_disagree_exit_with_1_and_nothing_is_written() -> None:
 def test_a_dry_run_that_would_be_done() -> None:
     said = done("nets.py:one", "nets.py:other", "--output", "w.pt", "--dry-run")
     assert "0.weight → 0.weight" in said and "A transfer would be done." in said
+    assert re.search(
+        r"It reads [\d.]+ \w+ and writes [\d.]+ \w+, and holds at most [\d.]+ \w+ beside the model\.", said
+    )
     assert not Path("w.pt").exists()
 
 
@@ -252,6 +255,22 @@ def test_rules() -> None:
     mp.save({f"body.{name}": a for name, a in values("one").items()}, "w.safetensors")
     done("w.safetensors", "nets.py:other", "--rules", rules(**{"body.*": "*"}), "--output", "v.safetensors")
     assert same(mp.read("v.safetensors"), values("one"))
+
+
+def test_rules_are_saved_for_review_and_used_again() -> None:
+    Path("twin.py").write_text(
+        "from torch import nn\n"
+        "make = lambda: nn.Sequential(*(nn.Sequential(nn.Linear(4, 4)) for _ in range(3)))\n"
+        "other = lambda: nn.Sequential(nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))\n"
+    )
+    done("twin.py:make", "twin.py:other", "--dry-run", "--save-rules", "r.toml", code=1)
+    lines = Path("r.toml").read_text().splitlines()
+    assert lines[0] == "[rules]" and '"0.0" = "1"  # guess: order, kind and shape' in lines
+    done(
+        "twin.py:make", "twin.py:other", "--rules", "r.toml", "--output", "w.safetensors", "--save-rules", "again.toml"
+    )
+    assert '"0.0" = "1"' in Path("again.toml").read_text() and "guess" not in Path("again.toml").read_text()
+    assert done("nets.py:one", "v.safetensors", "--save-rules", "r.toml", code=2)
 
 
 def test_options_that_differ_are_said() -> None:
@@ -453,7 +472,7 @@ def test_a_keras_model_is_written_by_keras_and_not_with_rules() -> None:
 
 def test_a_framework_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     mp.save(values("one"), "w.safetensors")
-    monkeypatch.setattr(registry.info("jax"), "requires", ("no_such_module",))
+    monkeypatch.setattr(registry.info("jax"), "_requires", ("no_such_module",))
     monkeypatch.setitem(sys.modules, "multiparam_jax.files", None)
     assert 'pip install "multiparam[jax]"' in done("w.safetensors", "w.msgpack", code=3)
 
@@ -469,10 +488,10 @@ def test_what_a_writer_raises_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_writer_of_a_name() -> None:
-    assert export.writer(Path("a.b.safetensors")) == (None, ".safetensors")
-    assert export.writer(Path("w.weights.h5"))[1] == ".weights.h5"
+    assert writers.writer(Path("a.b.safetensors")) == (None, ".safetensors")
+    assert writers.writer(Path("w.weights.h5"))[1] == ".weights.h5"
     with pytest.raises(errors.InvalidArgument):
-        export.writer(Path("w.h5"))
+        writers.writer(Path("w.h5"))
 
 
 # -- the command itself

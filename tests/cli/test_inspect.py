@@ -424,14 +424,14 @@ def refused(sentence: str, code: int, *arguments: str) -> str:
         ("users", "There is no file 'users'. A model is package.module:callable or path/to/file.py:callable."),
         ("no.pt", "There is no file 'no.pt'."),
         ("no.safetensors", "There is no file 'no.safetensors'."),
-        ("empty", "The folder 'empty' has no *.safetensors.index.json"),
-        ("w.foo", "no known weight file ends in '.foo'"),
+        ("empty", "The folder 'empty' holds no weight file"),
+        ("w.foo", "or ends in '.foo'"),
         ("bad.safetensors", "bad.safetensors"),
     ],
 )
 def test_what_cannot_be_shown(home: Path, source: str, sentence: str) -> None:
     (home / "empty").mkdir()
-    (home / "w.foo").touch()
+    (home / "w.foo").write_bytes(b"of no format")
     (home / "bad.safetensors").write_bytes(b"garbage, which is no header")
     refused(sentence, 3, source)
 

@@ -23,7 +23,7 @@ from multiparam.comparison.judge import Check
 from multiparam.comparison.pairs import BOUNDS
 from multiparam.comparison.recording import OBJECTIVES
 from multiparam.comparison.schemas import schema as published
-from multiparam.core.training import OPTIMIZERS
+from multiparam.core.optimizing import OPTIMIZERS
 from multiparam.testing.architectures import examples
 
 GOOD = """
@@ -230,8 +230,11 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
     "steps as a text": ("steps = '3'\n" + TWO, ["steps is '3'; it takes a whole number, 0 or more."]),
     "steps as a bool": ("steps = true\n" + TWO, ["steps is true; it takes a whole number, 0 or more."]),
     "no step": ("steps = inf\n" + TWO, ["steps is inf; it takes a whole number, 0 or more."]),
-    "optimizer": ("optimizer = 'adm'\n" + TWO, ["optimizer is 'adm'; it takes sgd, momentum or adam."]),
-    "optimizer's type": ("optimizer = []\n" + TWO, ["optimizer is an empty list; it takes sgd, momentum or adam."]),
+    "optimizer": ("optimizer = 'adm'\n" + TWO, ["optimizer is 'adm'; it takes sgd, momentum, adam or adamw."]),
+    "optimizer's type": (
+        "optimizer = []\n" + TWO,
+        ["optimizer is an empty list; it takes sgd, momentum, adam or adamw."],
+    ),
     "lr of zero": ("lr = 0\n" + TWO, ["lr is 0; it takes a finite number above 0."]),
     "no lr": ("lr = nan\n" + TWO, ["lr is nan; it takes a finite number above 0."]),
     "lr without end": ("lr = inf\n" + TWO, ["lr is inf; it takes a finite number above 0."]),
@@ -376,7 +379,7 @@ def test_the_schema_says_what_the_code_says() -> None:
                 plain = list(found) if isinstance(found := getattr(made, key), tuple) else found
                 assert plain == each["default"]
     assert keys["optimizer"]["enum"] == list(OPTIMIZERS)
-    assert keys["optimizer"]["title"] == "sgd, momentum or adam"
+    assert keys["optimizer"]["title"] == "sgd, momentum, adam or adamw"
     assert set(keys["tolerances"]["properties"]) == set(BOUNDS)
     assert {field.name for field in dataclasses.fields(KnownDifference)} == set(keys["expected"]["items"]["properties"])
     reference = REFERENCE.pattern.replace("?P<where>", "?:").replace("(?P<what>", "").removesuffix(")")

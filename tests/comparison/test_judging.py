@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 
 from multiparam import errors
-from multiparam.comparison import activations, hints, judge, models, networks, pairs
+from multiparam.comparison import activations, by_plan, hints, judge, models, networks, pairs
 from multiparam.comparison.activations import ActivationCache, LayerCall, digest, select_layers, to_layer_call
 from multiparam.comparison.divergence import Divergence, Follower, LayerDistance
 from multiparam.comparison.judge import Check
 from multiparam.comparison.reports.console import verdict
 from multiparam.comparison.results import Comparison, Histogram, Pair
 from multiparam.comparison.runs import NetworkRun
-from multiparam.comparison.subjects import LiveSubject, NotInFloat64, RecordedSubject, Task
+from multiparam.comparison.subjects import LiveSubject, NotInFloat64, RecordedSubject
+from multiparam.comparison.tasks import Task
 from multiparam.core import distances
 from multiparam.core.distances import distance
 from multiparam.core.protocol import Activation
@@ -587,7 +588,7 @@ def test_an_output_at_the_bound_agrees_and_just_beyond_does_not(causes: None, fa
 @pytest.mark.parametrize("far", [64, 65])
 def test_inputs_at_the_bound_agree_and_just_beyond_do_not(far: int) -> None:
     found = followed(*changed(1, inputs=RELU_Y + array(far * EPS, 0), outputs=Z * 2)).divergence(False)
-    assert found is not None and found.index == 1 and found.at_layer is (far == 64)
+    assert found is not None and found.call == 1 and found.at_layer is (far == 64)
     if far == 64:
         assert found.where == "at layer b -> B: its inputs agree (64 eps) and its output does not (4.5e+15 eps)"
     else:
@@ -632,9 +633,9 @@ def test_no_cause_is_looked_for_between_layers_that_did_not_follow_each_other(ca
     found = followed(second, first, third).divergence(False)  # a is before c as it comes, b in the reference's order
     assert found == Divergence("between layers b -> B and c -> C, whose inputs are 2.25e+15 eps apart", 2, False, [])
     alone = followed(third).divergence(False)
-    assert alone == Divergence("before layer c -> C, whose inputs are 2.25e+15 eps apart", 0, False, [])
+    assert alone == Divergence("before layer c -> C, whose inputs are 2.25e+15 eps apart", 2, False, [])
     found = followed(third, first, second).divergence(False)  # nothing was before it as it came
-    assert found is not None and (found.index, found.hints) == (2, [])
+    assert found is not None and (found.call, found.hints) == (2, [])
 
 
 def test_the_first_parting_is_the_first_in_the_references_order() -> None:
@@ -645,7 +646,7 @@ def test_the_first_parting_is_the_first_in_the_references_order() -> None:
         assert (
             found is not None
             and found.where.startswith("at layer b -> B")
-            and (found.index, found.at_layer) == (1, True)
+            and (found.call, found.at_layer) == (1, True)
         )
 
 
@@ -670,7 +671,7 @@ def test_a_layer_that_is_called_again_is_matched_call_by_call() -> None:
     follower = followed(*others, cache=cache)
     assert [layer.output for layer in follower.layers()] == [0, 1 / EPS, 0]
     found = follower.divergence(True)
-    assert found is not None and found.index == 1
+    assert found is not None and found.call == 1
 
 
 def test_two_layers_may_be_one_of_the_others() -> None:
@@ -717,7 +718,7 @@ def test_a_permuted_weight_between_flattenings_of_one_order_is_a_cause(causes: N
     cache = [call("a", x, x), call("b", x, x)]
     others = [call("A", x, x), call("B", x + np.array([[far * EPS, 0]]), x * 2)]
     found = followed(*others, cache=cache, permutations={"B": backwards}).divergence(False)
-    assert found is not None and (found.index, found.at_layer) == (1, False)
+    assert found is not None and (found.call, found.at_layer) == (1, False)
     if far == 64:
         assert found.hints == ["both flatten channels in one order, and the weight is permuted as if they did not"]
     else:
@@ -908,7 +909,7 @@ def numbers(found: Comparison) -> list[tuple[Any, ...]]:
 
 def test_the_bounds_of_models() -> None:
     assert pairs.BOUNDS == {"output": 1024, "layer": 1024, "gradient": 16384, "training": 65536, "numeric": 16384}
-    assert (pairs.BINS, pairs.SHOWN) == (40, 4)
+    assert (by_plan.BINS, pairs.SHOWN) == (40, 4)
 
 
 def test_equal_models_agree_in_every_check(compared: Compare) -> None:
@@ -964,6 +965,7 @@ def test_a_comparison_as_text() -> None:
         "  They part first at layer 0.",
         "  Hint: a.",
         "  Hint: b.",
+        '  "there" is a, "here" is b.',
         "c agrees with a",
         "  ok  structure",
     ]
@@ -1082,11 +1084,22 @@ def test_the_momentum_of_statistics_counts_where_it_trains(compared: Compare) ->
     one, other = ({"0": {"eps": eps, "momentum": momentum}} for eps, momentum in ((1e-5, 0.1), (1e-6, 0.01)))
     eps, momentum = "0: eps is 1e-05 there, 1e-06 here", "0: momentum is 0.1 there, 0.01 here, when it trains"
     step = {"task": Task((X,), steps=1), "final": ONES}
-    for end, items in (({}, (eps,)), (step, (eps, momentum))):
+    for end, items, agrees in (({}, (eps,), True), (step, (eps, momentum), False)):
         found = compared(
             subject("a", manifest=side(options=one), **end), subject("b", manifest=side(options=other), **end)
         )
-        assert facts(found, "options") == [("options", False, "; ".join(items), items)]
+        assert facts(found, "options") == [("options", agrees, "; ".join(items), items)]
+
+
+@pytest.mark.parametrize("outputs", [ONES, {name: 2 * value for name, value in ONES.items()}])
+def test_an_option_counts_unless_exact_outputs_and_gradients_agree(compared: Compare, outputs: Any) -> None:
+    one, other = ({"0": {"padding": padding}} for padding in ((0, 0), "same"))
+    found = compared(
+        subject("a", manifest=side(options=one)), subject("b", manifest=side(options=other), gradients=outputs)
+    )
+    check = next(check for check in found.checks if check.check == "options")
+    assert check.agrees is (outputs is ONES)
+    assert ("on these inputs it makes no difference that 0: padding" in check.expected) is check.agrees
 
 
 TIED = {"0.weight": np.float32([[1, 2], [3, 4]]), "1.weight": np.float32([[1, 2], [3, 4]])}
@@ -1129,12 +1142,16 @@ def test_values_that_differ_are_named_and_known_causes_are_hints(
     assert found.pairs[0].hints == ["0.bias [0.5, -0.25] [0.5, -0.5]"]
 
 
-def test_values_are_the_same_in_the_dtype_of_the_other(compared: Compare) -> None:
+def test_values_are_the_same_in_the_coarser_of_both_dtypes(compared: Compare) -> None:
     wide = values({"0.bias": np.float64([0.1, math.nan])})
     narrow = values({"0.bias": np.float32([0.1, math.nan])})
-    for one, other, same in ((wide, narrow, True), (narrow, wide, False), (narrow, narrow, True)):
+    else_ = values({"0.bias": np.float64([0.100001, math.nan])})
+    pairs_of = [(wide, narrow, True, "rounded to float32"), (narrow, wide, True, "rounded to float32"),
+                (narrow, narrow, True, ""), (narrow, else_, False, ""), (else_, narrow, False, "")]  # fmt: skip
+    for one, other, same, said in pairs_of:
         found = compared(subject("a", manifest=side(one)), subject("b", manifest=side(other)))
-        assert facts(found, "values")[0][1] is same
+        (check,) = [check for check in found.checks if check.check == "values"]
+        assert (check.agrees, check.expected) == (same, said)
 
 
 # -- models: histograms
@@ -1397,7 +1414,7 @@ def test_gradients_that_should_be_zero_are_measured_by_the_largest(
     compared: Compare, largest: float, truth: float, eps: float
 ) -> None:
     """By a thousandth of the largest that is a number and goes somewhere: there is only the rounding of others."""
-    assert pairs.SMALL == 1 / 1024
+    assert by_plan.SMALL == 1 / 1024
     more = {"4.table": np.float32([[9, 9, 9]])}  # which goes nowhere
     mine = {name: np.zeros_like(value) for name, value in VALUES.items()}
     mine |= {"0.weight": np.float32([[0, 0], [-largest, math.nan]]), "0.bias": np.float32([math.inf, 0])}
@@ -1521,14 +1538,16 @@ def live(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     done: dict[str, list[Any]] = {"wrapped": [], "run": [], "given": [], "recorded": []}
 
     class Ran(LiveSubject):
-        def __init__(self, name: str, net: Any, task: Task) -> None:
-            vars(self).update(vars(subject(name, **net.changes)) | {"net": net, "task": task, "source": ""})
+        def __init__(self, name: str, net: Any, task: Task, caller: Any) -> None:
+            vars(self).update(
+                vars(subject(name, **net.changes)) | {"net": net, "task": task, "source": "", "_caller": caller}
+            )
             done["run"].append(self)
 
         run, run_with_cache = RecordedSubject.run, RecordedSubject.run_with_cache
         grads, trained = RecordedSubject.grads, RecordedSubject.trained
 
-    def wrap(native: Any, *examples: Any) -> Net:
+    def wrap(native: Any, examples: Any) -> Net:
         done["wrapped"].append((native, *examples))
         return Net()
 
@@ -1734,3 +1753,390 @@ def test_another_difference_leaves_the_flattening_too(compared: Compare) -> None
     """Values of neither order say nothing of it: the pair is judged as it was planned."""
     found = compared(convolutional("a", ROWS, "first"), convolutional("b", ROWS + 1, "last"))
     assert not found.agrees and found.pairs[0].plan.moves[1].permutation is not None  # type: ignore[union-attr]
+
+
+# -- models: how far rounding alone goes
+
+
+class Responding(RecordedSubject):
+    """A recording that knows how far its outputs go where some parameters move, and keeps what it was asked."""
+
+    response = 0.0
+    asked: list[tuple[list[str], float]]
+
+    def response_to(self, names: Any, size: float) -> float:
+        self.asked.append((list(names), size))
+        return self.response
+
+
+def responding(name: str, response: float, **changes: Any) -> Responding:
+    """Such a subject."""
+    made = Responding(**vars(subject(name, **changes)))
+    made.asked, made.response = [], response
+    return made
+
+
+def judged(reference: RecordedSubject, candidate: RecordedSubject, **bounds: float) -> Pair:
+    """One pair, with stated bounds but for those that are given."""
+    return pairs.ReferenceJudge(reference, {**pairs.BOUNDS, **bounds}, False).judge(candidate, None)
+
+
+def check_of(pair: Pair, name: str, dtype: str = "") -> Check:
+    """The pair's one check of this name, in this dtype."""
+    (check,) = [each for each in pair.checks if each.check.endswith(name) and (not dtype or each.dtype == dtype)]
+    return check
+
+
+def away(eps: float, way: Sequence[LayerCall] = WAY) -> dict[str, Any]:
+    """Passes of which the second output in float64 is so many eps from the usual one."""
+    exact = [OUTPUT, OUTPUT]
+    return {"passes": {"float64": gone([OUTPUT, OUTPUT + eps * EPS], way=way), "float32": gone(exact)}}
+
+
+@pytest.mark.parametrize("floors", [(1024, 0), (0, 1024), (1024, 512), (512, 1024)], ids=str)
+def test_outputs_beyond_their_bound_are_held_under_the_larger_noise_floor(floors: tuple[int, int]) -> None:
+    reference, candidate = (subject(name, floor=eps * EPS) for name, eps in zip("ab", floors, strict=True))
+    at = judged(replace(reference, **away(0)), replace(candidate, **away(8192)))
+    beyond = judged(replace(reference, **away(0)), replace(candidate, **away(8193)))
+    assert check_of(at, "outputs", "float64") == Check("", "outputs", "b", True, "float64", 8192, 8192, floor=1024)
+    assert check_of(beyond, "outputs", "float64") == Check(
+        "", "outputs", "b", False, "float64", 8193, 8192, "[1]", floor=1024
+    )
+    assert check_of(at, "layers on the way").bound == 8192  # what goes into the outputs is as noisy
+
+
+def test_layers_are_followed_again_under_the_noise_floor(causes: None) -> None:
+    """The first layer is within the noise, the second is not."""
+    way = [
+        WAY[0]._replace(outputs=(HIDDEN + [[0, 4096 * EPS]],)),
+        WAY[1]._replace(inputs=(np.array([[1.0, 4096 * EPS]]),), outputs=(OUTPUT * 2,)),
+    ]
+    pair = judged(subject("a", floor=1024 * EPS, **away(0)), subject("b", **away(9000, way)))
+    assert pair.first == {"": 1} and pair.parted.startswith("at layer 2: its inputs agree (4.1e+03 eps)")
+
+
+def test_a_noise_floor_below_the_bound_changes_nothing() -> None:
+    pair = judged(subject("a", floor=10 * EPS, **away(0)), subject("b", **away(1025)))
+    check = check_of(pair, "outputs", "float64")
+    assert (check.agrees, check.bound, check.floor) == (False, 1024, 10)
+    assert check_of(pair, "layers on the way").bound == 1024
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        away(1024),  # they agree without
+        {"passes": {dtype: gone([OUTPUT, OUTPUT[:, :1]]) for dtype in WIDE}},  # no rounding explains a shape
+        {"dtypes": ("float32",), "passes": {"float32": gone([OUTPUT, OUTPUT * 2])}},
+    ],
+    ids=["agree", "shape", "not in float64"],
+)
+def test_no_noise_is_measured_where_it_decides_nothing(change: dict[str, Any]) -> None:
+    pair = judged(subject("a", floor=1024 * EPS, **away(0)), subject("b", floor=1024 * EPS, **change))
+    assert all(check.floor is None for check in pair.checks)
+
+
+def test_no_noise_is_measured_where_the_user_says_how_far() -> None:
+    pair = judged(subject("a", floor=1024 * EPS, **away(0)), subject("b", **away(2049)), output=2048)
+    check = check_of(pair, "outputs", "float64")
+    assert (check.agrees, check.bound, check.floor) == (False, 2048, None)
+
+
+def test_outputs_that_are_no_numbers_are_undecided() -> None:
+    """And no noise is measured of them, nor of the reference's own dtype."""
+    nothing = {"passes": {dtype: gone(np.full((1, 2), math.nan)) for dtype in WIDE}}
+    pair = judged(subject("a", floor=1024 * EPS, **nothing), subject("b", **nothing))
+    why = "every number of the outputs is NaN"
+    assert [each for each in pair.checks if each.undecided] == [
+        Check("", "outputs", "b", False, detail=why, undecided=True)
+    ]
+
+
+SUMMED = {"weight_ih": np.ones((3, 2)), "weight_hh": np.ones((3, 1))}
+
+
+def gru(**leaves: Any) -> dict[str, Any]:
+    """What is another in a subject whose only layer is a GRU."""
+    arrays = cells(**SUMMED, **leaves)
+    return {"manifest": side(arrays, {"0": "gru"}), "gradients": {name: np.ones_like(a) for name, a in arrays.items()}}
+
+
+def test_what_was_rounded_when_it_was_computed_is_noise() -> None:
+    """The sum of two biases was rounded to the dtype that the candidate was made in: by half an eps of it at most."""
+    there, here = gru(bias_ih=[1, 2, 3], bias_hh=[1, 1, 0]), gru(bias_ih=[2, 3, 3])
+    reference = responding("a", 2048 * EPS, floor=1024 * EPS, **there, **away(0))
+    pair = judged(reference, subject("b", **here, **away(16384)))
+    assert reference.asked == [(["0.bias_ih_l0", "0.bias_hh_l0"], EPS32 / 2)]
+    check = check_of(pair, "outputs", "float64")
+    assert (check.agrees, check.bound, check.floor) == (True, 16384, 2048)
+
+
+@pytest.mark.parametrize("packed", ["there", "here", "nowhere"])
+def test_what_was_only_put_together_was_not_rounded(packed: str) -> None:
+    """Queries, keys and values one below the other are the same numbers, and so are those that are taken apart."""
+    apart = {f"0.{part}_proj_weight": np.full((2, 2), i, np.float32) for i, part in enumerate("qkv", 1)}
+    whole = {"0.in_proj_weight": np.concatenate(list(apart.values()))}
+    sides = {"there": (whole, apart), "here": (apart, whole), "nowhere": (apart, apart)}[packed]
+    manifests = [side(each, {"0": "attention"}) for each in sides]
+    reference = responding("a", 2048 * EPS, manifest=manifests[0], floor=1024 * EPS, **away(0))
+    pair = judged(reference, subject("b", manifest=manifests[1], **away(16384)))
+    assert pair.plan is not None and not pair.plan.missing and not pair.plan.refused
+    assert reference.asked == [] and check_of(pair, "outputs", "float64").floor == 1024
+
+
+# -- models: outputs in the models' own dtype
+
+
+def own(there: Any, here: Any = OUTPUT, in_float64: float = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Passes of two models that give these in float32, and in float64 what is so many eps away."""
+    passes = ((OUTPUT, there), (OUTPUT + in_float64 * EPS, here))
+    first, second = ({"passes": {"float64": gone(wide), "float32": gone(narrow)}} for wide, narrow in passes)
+    return first, second
+
+
+@pytest.mark.parametrize("rounds, bound", [(1024, 16384), (4096, 32768)])
+def test_outputs_may_be_some_times_as_far_as_the_reference_rounds(rounds: int, bound: int) -> None:
+    for eps, agrees in ((bound, True), (bound + 1, False)):
+        there, here = own(OUTPUT + rounds * EPS32, OUTPUT + eps * EPS32)
+        check = check_of(judged(subject("a", **there), subject("b", **here)), "outputs", "float32")
+        assert check == Check("", "outputs", "b", agrees, "float32", eps, bound)
+
+
+def test_a_candidate_is_not_nearer_than_the_reference_itself() -> None:
+    there, here = own(OUTPUT + 100 * EPS32)
+    assert check_of(judged(subject("a", **there), subject("b", **here)), "outputs", "float32").distance == 100
+
+
+def test_the_output_that_is_farthest_in_the_own_dtype_is_named() -> None:
+    exact = [OUTPUT, OUTPUT]
+    passes = [{"float64": gone(exact), "float32": gone([OUTPUT, OUTPUT + eps * EPS32])} for eps in (0, 16385, 5)]
+    far, near = (judged(subject("a", passes=passes[0]), subject("b", passes=each)) for each in passes[1:])
+    assert check_of(far, "outputs", "float32").detail == "[1]"
+    assert check_of(near, "outputs", "float32").detail == ""
+
+
+def test_a_reference_of_float64_rounds_not_at_all() -> None:
+    """And is not run again to see it."""
+
+    class Once(RecordedSubject):
+        def run(self, dtype: str, on_call: Any = None) -> Any:
+            raise AssertionError("it was run with its calls before")
+
+    reference = Once(**vars(subject("a", dtypes=("float64",))))
+    assert check_of(judged(reference, subject("b")), "outputs", "float32").distance == 0.0
+
+
+def test_how_the_reference_rounds_counts_only_where_it_is_a_number_and_nobody_says_how_far() -> None:
+    there, here = own(np.array([[math.inf, 0.5]]))
+    check = check_of(judged(subject("a", **there), subject("b", **here)), "outputs", "float32")
+    assert (check.distance, check.bound) == (0.0, 16384)
+    there, here = own(OUTPUT + 4096 * EPS32)
+    check = check_of(judged(subject("a", **there), subject("b", **here), numeric=100), "outputs", "float32")
+    assert (check.distance, check.bound) == (0.0, 100)
+
+
+@pytest.mark.parametrize("rounds, bound", [(1, 16), (4, 32)])
+def test_where_float64_shows_less_the_own_numbers_have_to_be_close(rounds: int, bound: int) -> None:
+    for eps, agrees in ((bound, True), (bound + 1, False)):
+        there, here = own(OUTPUT + rounds * EPS32, OUTPUT + eps * EPS32, in_float64=2.0**20)
+        check = check_of(judged(subject("a", floor=2.0**20 * EPS, **there), subject("b", **here)), "outputs", "float32")
+        assert (check.agrees, check.distance, check.bound) == (agrees, eps, bound)
+
+
+def test_a_floor_that_is_far_below_the_own_dtype_asks_for_no_closeness() -> None:
+    """As where a difference of large numbers is taken in float64: no part of it is float32's."""
+    for floor, bound in ((2.0**19, 16384), (2.0**19 + 1, 16)):
+        there, here = own(OUTPUT, in_float64=2.0**20)
+        check = check_of(judged(subject("a", floor=floor * EPS, **there), subject("b", **here)), "outputs", "float32")
+        assert check.bound == bound
+
+
+def test_what_a_model_rounds_more_it_rounds_in_float64_too() -> None:
+    """In eps of either dtype; and no more than rounding can be."""
+    for eps, agrees in ((1599, True), (1601, False)):
+        for there, here in (own(OUTPUT, OUTPUT + EPS32 * 200, eps), own(OUTPUT + EPS32 * 200, OUTPUT, eps)):
+            check = check_of(judged(subject("a", **there), subject("b", **here)), "outputs", "float64")
+            assert (check.agrees, check.bound, check.floor) == (agrees, pytest.approx(1600), pytest.approx(200))
+    there, here = own(OUTPUT, OUTPUT + 0.5, in_float64=2000)
+    check = check_of(judged(subject("a", **there), subject("b", **here)), "outputs", "float64")
+    assert (check.agrees, check.bound, check.floor) == (False, 1024, None)
+
+
+def test_zeros_alone_are_undecided() -> None:
+    nothing, zeros = np.zeros_like(OUTPUT), {name: np.zeros_like(value) for name, value in ONES.items()}
+    passes = {"float64": gone(nothing), "float32": gone(nothing)}
+    for grads, undecided in ((zeros, True), (None, True), (ONES, False), ({**zeros, "2.bias": ONES["2.bias"]}, False)):
+        pair = judged(*(subject(name, passes=passes, gradients=grads) for name in "ab"))
+        assert (pair.undecided, pair.agrees) == (undecided, not undecided)
+    for leaf in (np.zeros((1, 2), int), OUTPUT):  # whole numbers are what they are
+        more = {"float64": gone([nothing, leaf]), "float32": gone([nothing, leaf])}
+        assert judged(*(subject(name, passes=more, gradients=zeros) for name in "ab")).agrees
+
+
+# -- models: what outputs and gradients settle
+
+
+def padded(padding: Any, **changes: Any) -> dict[str, Any]:
+    """What is another in a subject whose first layer has this padding."""
+    return {"manifest": side(options={"0": {"padding": padding}}), **changes}
+
+
+@pytest.mark.parametrize(
+    "reference, candidate, settled",
+    [
+        ({}, {}, True),
+        ({}, {"passes": {"float64": gone(OUTPUT * 2), "float32": gone()}}, False),
+        ({"floor": 1024 * EPS}, {"passes": {"float64": gone(OUTPUT + 2048 * EPS), "float32": gone()}}, False),
+        ({"dtypes": ("float32",)}, {"dtypes": ("float32",)}, False),
+        ({}, {"gradients": None}, False),
+        ({}, {"gradients": {name: 2 * value for name, value in ONES.items()}}, False),
+    ],
+    ids=["exact", "far", "noisy", "single precision", "no gradients", "other gradients"],
+)
+def test_only_exact_outputs_and_gradients_settle_an_option(
+    reference: dict[str, Any], candidate: dict[str, Any], settled: bool
+) -> None:
+    pair = judged(subject("a", **padded((0, 0), **reference)), subject("b", **padded("same", **candidate)))
+    assert check_of(pair, "options").agrees is settled
+
+
+def test_outputs_alone_settle_no_layers(causes: None) -> None:
+    """Gradients are not compared where something is missing, or one side gives none."""
+    cut = otherwise(0, outputs=(HIDDEN * 2,))
+    more = side({**VALUES, "5.gamma": np.float32([1, 2, 3])})
+    for change in ({"manifest": more}, {}):
+        pair = judged(subject("a"), subject("b", **cut, **change))
+        assert check_of(pair, "layers on the way").agrees is (not change)
+
+
+def test_a_layer_under_two_names_is_no_tie_of_two() -> None:
+    twice = side(ONE, aliases={"0.weight": ["1.weight"]})
+    pair = judged(subject("a", manifest=side(ONE)), subject("b", manifest=twice))
+    assert check_of(pair, "ties") == Check("", "ties", "b", True)
+
+
+# -- models: gradients in float64, where their own dtype shows little
+
+
+class Wide(RecordedSubject):
+    """A subject that has gradients in float64, too."""
+
+    wide: Any = None
+
+    def grads_in_float64(self) -> Any:
+        return self.wide
+
+
+def wide(name: str, grads: Any, in_float64: Any, **changes: Any) -> Wide:
+    """Such a subject."""
+    made = Wide(**vars(subject(name, gradients=grads, **changes)))
+    made.wide = in_float64
+    return made
+
+
+def slope(*away: tuple[float, float]) -> dict[str, np.ndarray]:
+    """Gradients of which the largest is 1, and one so many of so large a unit from a half."""
+    return {**ONES, "2.weight": array(1, 1, 1, 0.5 + sum(n * unit for n, unit in away)).reshape(2, 2)}
+
+
+def slopes(pair: Pair) -> list[Check]:
+    return [check for check in pair.checks if check.check == "gradients"]
+
+
+@pytest.mark.parametrize("far, agrees", [(24000, True), (24001, False)])
+def test_gradients_beyond_their_bound_are_judged_in_float64(far: int, agrees: bool) -> None:
+    """They then may be some times as far in their own dtype as the reference's are from its own in float64."""
+    reference = wide("a", slope(), slope((3000, EPS32)), floor=1024 * EPS)
+    candidate = wide("b", slope((far, EPS32)), slope((3000, EPS32), (16384, EPS)), floor=1024 * EPS)
+    assert slopes(judged(reference, candidate)) == [
+        Check("", "gradients", "b", True, "float64", 16384, 16384),
+        Check("", "gradients", "b", agrees, "float32", far, 24000, "" if agrees else "2.weight"),
+    ]
+
+
+def test_gradients_that_differ_in_float64_may_not_be_farther() -> None:
+    reference = wide("a", slope(), slope((3000, EPS32)))
+    candidate = wide("b", slope((24000, EPS32)), slope((3000, EPS32), (16385, EPS)))
+    assert slopes(judged(reference, candidate)) == [
+        Check("", "gradients", "b", False, "float64", 16385, 16384, "2.weight"),
+        Check("", "gradients", "b", False, "float32", 24000, 16384, "2.weight"),
+    ]
+
+
+def test_gradients_in_float64_have_the_noise_of_the_outputs_and_more() -> None:
+    bound = pairs.STEEP * 8 * 4096
+    for far, agrees in ((bound, True), (bound + 1, False)):
+        reference = wide("a", slope(), slope(), floor=4096 * EPS)
+        check, _ = slopes(judged(reference, wide("b", slope((24000, EPS32)), slope((far, EPS)))))
+        assert (check.agrees, check.distance, check.bound, check.floor) == (agrees, far, bound, 4096)
+
+
+@pytest.mark.parametrize("there, here", [(None, ONES), (ONES, None), (None, None)])
+def test_gradients_that_one_side_has_not_in_float64_are_judged_in_their_own_dtype(there: Any, here: Any) -> None:
+    (check,) = slopes(judged(wide("a", slope(), there), wide("b", slope((16385, EPS32)), here)))
+    assert (check.agrees, check.dtype, check.bound) == (False, "float32", 16384)
+
+
+@pytest.mark.parametrize(
+    "dtype, grads, bounds, count",
+    [
+        ("float32", slope((16384, EPS32)), {}, 1),  # within the bound
+        ("float32", {**ONES, "2.weight": np.full((2, 2), math.nan)}, {}, 1),  # no rounding explains it
+        ("float32", slope((101, EPS32)), {"gradient": 100}, 1),  # somebody says how far
+        ("float16", slope(), {}, 2),  # half precision shows little
+    ],
+    ids=["within", "not a number", "asked for", "half precision"],
+)
+def test_gradients_are_judged_in_float64_where_it_decides_something(
+    dtype: str, grads: Any, bounds: dict[str, float], count: int
+) -> None:
+    changes = {"dtypes": ("float64", dtype), "passes": {each: gone() for each in ("float64", dtype)}}
+    pair = judged(wide("a", slope(), slope(), **changes), wide("b", grads, slope(), **changes), **bounds)
+    assert len(slopes(pair)) == count
+
+
+# -- models: a reference that its own dtype cannot hold
+
+
+def test_a_reference_that_is_not_itself_in_its_own_dtype_is_no_truth_there() -> None:
+    there, here = own(np.array([[math.inf, 0.5]]), np.array([[math.nan, 0.5]]))
+    pair = judged(subject("a", **there), subject("b", **here))
+    why = "in float32 the reference is not itself"
+    assert [each for each in pair.checks if each.check == "outputs" and each.dtype == "float32"] == [
+        Check("", "outputs", "b", True, "float32", expected=why)
+    ]
+    there, here = own(np.array([[math.inf, 0.5]]), np.array([[math.inf, 0.5]]))
+    check = check_of(judged(subject("a", **there), subject("b", **here)), "outputs", "float32")
+    assert (check.agrees, check.distance, check.bound) == (True, 0.0, 16384)
+
+
+@pytest.mark.parametrize("rounds", [100, 128])
+def test_rounding_within_the_bound_is_no_noise(rounds: int) -> None:
+    there, here = own(OUTPUT + rounds * EPS32, OUTPUT + 2000 * EPS, in_float64=2000)
+    pair = judged(subject("a", floor=10 * EPS, **there), subject("b", **here))
+    assert check_of(pair, "outputs", "float64").floor == 10
+
+
+# -- models: values that were rounded
+
+
+@pytest.mark.parametrize(
+    "a, b, same, rounded",
+    [
+        (array(0.1, math.nan), single(0.1, math.nan), True, True),
+        (array(0.5, math.nan), single(0.5, math.nan), True, False),
+        (array(0.1), single(0.2), False, False),
+        (array(0.1), array(0.1), True, False),
+        (array(0.1), array(0.1, 0.1), False, False),
+        (np.array([2**24 + 1]), single(2**24), True, False),  # whole numbers are of no dtype that rounds
+        (np.array([0]), single(0.5), False, False),
+        (np.array([1]), np.array([1]), True, False),
+    ],
+    ids=["rounded", "exact", "others", "one dtype", "shape", "whole", "a half", "both whole"],
+)
+def test_values_are_the_same_in_the_coarser_dtype(a: np.ndarray, b: np.ndarray, same: bool, rounded: bool) -> None:
+    assert (by_plan.same_value(a, b), by_plan.are_rounded(a, b)) == (same, rounded)
+    if a.dtype.kind == "f":
+        assert (by_plan.same_value(b, a), by_plan.are_rounded(b, a)) == (same, rounded)
+    else:
+        assert not by_plan.are_rounded(b, a)

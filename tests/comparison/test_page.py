@@ -345,7 +345,7 @@ def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["title"] and all(part.get("description") for part in SCHEMA["properties"].values())
     objects = [part for part in (SCHEMA, *SCHEMA["$defs"].values()) if part.get("type") == "object"]
-    assert len(objects) == 7
+    assert len(objects) == 8
     assert all(part["additionalProperties"] is True and part["required"] for part in objects)
 
 
@@ -523,14 +523,30 @@ def test_each_of_several_models_has_its_line() -> None:
     assert keras == "✓ keras agrees with torch. 7 checks hold."
 
 
-def test_hints_come_next_and_name_their_model_where_there_are_several() -> None:
+def test_hints_come_next_and_name_the_models() -> None:
     page = page_of("disagreeing")
     assert [each.attributes["aria-labelledby"] for each in page.all("section")] == [
         "hints", "checks", "layers", "histograms", "models", "options", "environment",
     ]  # fmt: skip
-    assert page.one("ul", class_="hints").text.strip() == "b1.n1: eps is 1e-05 there, 1e-06 here"
+    assert page.one("ul", class_="hints").text.strip() == "flax b1.n1: eps is 1e-05 there, 1e-06 here"
+    assert "“There” is torch, the reference; “here” is the model that a line begins with." in page.text
     assert page_of("two pairs").one("ul", class_="hints").text.split()[0] == "flax"
     assert not page_of("agreeing").all("ul", class_="hints")
+
+
+def test_all_places_where_they_part_are_shown_with_one_sort_of_arrow() -> None:
+    faults = [
+        {"where": "at layer a -> a_1: its inputs agree", "at_layer": True, "lines": [], "hints": []},
+        {"where": "between layers b and c", "at_layer": False, "lines": ["net.py:3-4 here"], "hints": []},
+    ]
+    several = document(pair("flax", held("inf"), parted=faults[0]["where"], faults=faults))
+    page = read(several)
+    section = next(each for each in page.all("section") if each.attributes["aria-labelledby"] == "places")
+    items = [each.text.strip() for each in section.all("li")]
+    assert items == ["flax at layer a → a_1: its inputs agree", "flax between layers b and c (net.py:3-4 here)"]
+    assert " -> " not in page.text
+    one = document(pair("flax", held("inf"), parted="at layer a", faults=faults[:1]))
+    assert "Where they part" not in to_html(one)
 
 
 # The table of checks

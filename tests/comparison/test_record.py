@@ -214,6 +214,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lambda d: d["models"]["model"]["values"].update(weight={"tensor": "gone"}), "there is no array 'gone'"),
         (lambda d: d["models"]["model"]["dtypes"].append("float16"), "no pass in float16"),
         (lambda d: d.update(models={}), "no models"),
+        (lambda d: d["task"].update(keywords=None), "None is not of type 'array'"),
+        (lambda d: d["task"].update(keywords=["x", "y", "z"]), "more keywords than inputs"),
     ],
 )
 def test_a_document_that_is_not_right_is_said(recording: Path, change: Any, said: str) -> None:

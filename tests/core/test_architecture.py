@@ -6,7 +6,9 @@ import ast
 import collections
 import dataclasses
 import inspect
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from multiparam.core import protocol
 OWN = {
     "multiparam_torch": {"torch"},
     "multiparam_mxnet": {"mxnet"},
-    "multiparam_jax": {"jax", "flax", "optax"},
+    "multiparam_jax": {"jax", "flax", "optax", "msgpack", "orbax"},
     "multiparam_tensorflow": {"tensorflow", "keras", "tf_keras"},
 }
 BACKENDS = {"torch", "mxnet", "jax", "tensorflow"}
@@ -43,7 +45,7 @@ BOTH = [*CORE, *ADAPTERS]
 # From the ground up: a module imports from its own floor and from those below. The lazy front door is no floor.
 FLOORS = (
     ("multiparam.errors", "multiparam.paths"),
-    ("multiparam.nn", "multiparam.initializers"),
+    ("multiparam.nn", "multiparam.zoo", "multiparam.initializers", "multiparam.drawing"),
     ("multiparam.core",),
     ("multiparam.losses",),
     ("multiparam.weights",),
@@ -211,6 +213,28 @@ def test_backend_is_a_name_and_adapter_the_object() -> None:
     registration = [each for each in annotated if each.startswith("multiparam/core/registry.py")]
     assert len(registration) == 1  # BackendInfo says where its adapter is, as text, since nothing is imported for it
     assert annotated == registration
+
+
+# Everyday words for what has a term: see docs/glossary.md. Two names of errors are as users say it.
+NO_TERMS = {"said", "found", "mine", "theirs", "turned", "unturned", "thing", "stuff"}
+SAID_SO = {"ParameterNotFound", "not_found"}
+
+
+def names_made(path: Path) -> Iterator[str]:
+    """What a module gives a name: functions, classes, arguments, variables and attributes."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+@pytest.mark.parametrize("path", BOTH, ids=relative)
+def test_names_are_terms(path: Path) -> None:
+    words = {name: re.findall(r"[A-Z]?[a-z]+", name) for name in names_made(path) if name not in SAID_SO}
+    assert {name for name, each in words.items() if NO_TERMS.intersection(word.lower() for word in each)} == set()
 
 
 # -- sizes

@@ -68,7 +68,24 @@ def test_a_position_without_parameters_names_those_that_have_some(net: Model) ->
         net[1]
 
 
-@pytest.mark.parametrize("key", [None, 1.0, True, (0, 1), slice(2), b"0"], ids=repr)
+@pytest.mark.parametrize("key", [-7, -9, 8], ids=repr)  # -7 is 1, which is an activation
+def test_a_position_from_the_end_without_parameters_is_refused(net: Model, key: int) -> None:
+    with refused(net, errors.PositionError, f"position {key}\\. Positions with parameters: 0, 2, 4, 5, 6, 7"):
+        net[key]
+
+
+@pytest.mark.parametrize("key", [slice(1, 2), slice(3, 3), slice(8, None)], ids=repr)
+def test_a_slice_without_parameters_is_refused(net: Model, key: slice) -> None:
+    with refused(net, errors.PositionError, "no parameters at the positions"):
+        net[key]
+
+
+def test_a_slice_that_goes_backwards_is_refused(net: Model) -> None:
+    with refused(net, ValueError, "in the order of the model"):
+        net[::-1]
+
+
+@pytest.mark.parametrize("key", [None, 1.0, True, (0, 1), slice("a"), b"0"], ids=repr)
 def test_an_index_that_is_neither_a_name_nor_a_position_is_a_type_error(net: Model, key: object) -> None:
     with refused(net, TypeError, "by name or by position"):
         net[key]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import multiparam as mp
 from multiparam import errors, initializers, nn, paths
 from multiparam.core import layers as layer_kinds
 from multiparam.core import layouts, registry
@@ -302,6 +303,22 @@ def test_chunks_do_not_repeat_each_other() -> None:
     assert not np.array_equal(values[-100:], values[:100])
 
 
+@pytest.mark.needs("torch")
+def test_a_large_array_is_drawn_into_the_models_own_memory_with_the_same_numbers() -> None:
+    import torch
+
+    linear = torch.nn.Linear(600, 500)
+    net, expected = mp.wrap(linear), drawn(initializers.normal(0.5, 2.0), (500, 600), name="weight")
+    place, loss = linear.weight.data_ptr(), linear(torch.ones(1, 600, requires_grad=True)).sum()
+    net.init(mp.init.normal(0.5, 2.0), "weight", seed=0)
+    assert linear.weight.data_ptr() == place
+    np.testing.assert_array_equal(linear.weight.detach().numpy(), expected)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()  # what it has saved is no longer there
+    wide = mp.wrap(torch.nn.Linear(600, 500, dtype=torch.float64)).init(mp.init.normal(0.5, 2.0), "weight", seed=0)
+    np.testing.assert_array_equal(wide["weight"].numpy(), expected.astype("float64"))
+
+
 @pytest.mark.parametrize("shape", [(4, 10), (10, 4), (5, 5), (12, 2, 3, 3)])
 def test_an_orthogonal_matrix_is_orthogonal(shape: tuple[int, ...]) -> None:
     q = drawn(initializers.orthogonal(gain=3), shape).reshape(shape[0], -1) / 3
@@ -356,6 +373,34 @@ def test_a_users_function_of_the_wrong_shape_is_a_shape_error_that_names_both() 
 
     with pytest.raises(errors.ShapeError, match=r"'wrong' gave shape \(3, 2\) for '0.weight', which has \(2, 3\)"):
         drawn(wrong, (2, 3), name="0.weight")
+
+
+COMPLEX_INITIALISERS = [
+    (initializers.normal(1.0, 0.5), 1.0, 0.25),
+    (initializers.uniform(-1, 3), 1.0, 16 / 12),
+    (initializers.kaiming_normal(), 0.0, 2 / 100),
+    (initializers.xavier_uniform(), 0.0, 2 / 700),
+    (initializers.truncated_normal(0.0, 1.0), 0.0, 0.7737),
+    (initializers.constant(3.0), 3.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("function", "mean", "variance"), COMPLEX_INITIALISERS, ids=repr)
+def test_complex_numbers_have_the_real_ones_variance_half_in_each_part(
+    function: initializers.Initializer, mean: float, variance: float
+) -> None:
+    values = initializers.draw(function, (600, 100), seed=0, name="w", imaginary=True)
+    assert values.dtype == "complex64" and abs(values.mean() - mean) < 0.02
+    for part in ((values - mean).real, values.imag):
+        assert np.mean(part**2) == pytest.approx(variance / 2, rel=0.03, abs=1e-12)
+
+
+def test_a_complex_orthogonal_matrix_is_unitary() -> None:
+    for shape in ((4, 6), (6, 4), (5, 5)):
+        q = initializers.draw(initializers.orthogonal(2.0), shape, seed=0, name="w", imaginary=True) / 2
+        small = q @ q.conj().T if shape[0] <= shape[1] else q.conj().T @ q
+        np.testing.assert_allclose(small, np.eye(min(shape)), atol=1e-12)
+        assert np.abs(q.imag).max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support.interpreter import LOADED, python
 
@@ -57,6 +59,43 @@ assert not any(hasattr(numpy, name) for name in gone)
 print(*gone)
 """
     assert python(code) != ""  # some of what MXNet reads was gone, and is still
+
+
+CHOICES = {
+    "use": "import multiparam as mp; mp.use('mxnet')",
+    "use by another name": "import multiparam as mp; mp.use('gluon')",
+    "a block": "import multiparam as mp\nwith mp.use('mxnet'): pass",
+    "the environment": "import os; os.environ['MULTIPARAM_BACKEND'] = 'mxnet'; import multiparam",
+}
+
+
+@pytest.mark.needs("mxnet")
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
+@pytest.mark.quick("use", "the environment")
+def test_after_the_backend_is_chosen_a_plain_import_of_mxnet_works(choice: str) -> None:
+    code = f"""
+import builtins, importlib.util, sys
+importer = builtins.__import__
+{choice}
+assert "mxnet" not in sys.modules and builtins.__import__ is importer
+assert importlib.util.find_spec("mxnet").origin.endswith("__init__.py")
+import mxnet as mx
+assert builtins.__import__ is importer and mx.__spec__.origin == mx.__file__
+from mxnet.gluon import nn
+print(mx.np.ones(2).sum().item())
+"""
+    assert python(code) == "2.0"
+
+
+@pytest.mark.needs("mxnet")
+def test_a_users_own_file_imports_mxnet_plainly(tmp_path: Path) -> None:
+    lines = ["import mxnet as mx", "def make():", "    net = mx.gluon.nn.Dense(2, in_units=3)", "    net.initialize()"]
+    (tmp_path / "nets.py").write_text("\n".join([*lines, "    return net"]))
+    code = f"""
+from multiparam.cli.commands import app
+app(["inspect", {str(tmp_path / "nets.py:make")!r}], standalone_mode=False)
+"""
+    assert "weight" in python(code)
 
 
 @pytest.mark.needs("mxnet")

@@ -238,6 +238,17 @@ def test_no_cast_loses_an_imaginary_part(net: mp.Model, backend: str) -> None:
         net.load_state_dict(state, cast=True)
 
 
+@pytest.mark.parametrize("scale", ["0.scale", "0.weight_scale", "0.weight.scale", "0.zero_point"])
+def test_codes_beside_a_scale_are_no_weights(net: mp.Model, backend: str, scale: str) -> None:
+    state = {**weights(backend), scale: np.ones(1, "float32")}
+    for dtype in ("int8", "uint8"):
+        state["0.weight"] = weights(backend)["0.weight"].astype(dtype)
+        for cast in (False, True):
+            with refused(net, match=f"'0.weight' holds codes .{dtype}., which {scale!r}") as error:
+                net.load_state_dict(state, strict=False, cast=cast)
+            assert "cast=True" not in str(getattr(error, "value", ""))
+
+
 @pytest.mark.parametrize("flavour", CASES)
 def test_whole_numbers_never_wrap_round(flavour: str) -> None:
     net = FLAVOURS[flavour]({"w": np.arange(3, dtype="int8")})

@@ -129,6 +129,23 @@ def test_a_reloaded_keras_model_has_lost_its_ties_and_repair_mends_them(tmp_path
     assert net.native.layers[0].kernel is net.native.layers[1].kernel
 
 
+def test_a_copy_without_ties_replaces_a_model_whose_ties_change_layouts(backend: str) -> None:
+    """An embedding and a head keep arrays of other shapes in some frameworks; a transposed tie in all."""
+    tokens = np.zeros((2, 3), int)
+    for spec, inputs, target, source, transpose in (
+        (mp.nn.Sequential(mp.nn.Embedding(50, 16), mp.nn.Linear(50)), tokens, "1.weight", "0.weight", False),
+        (mp.nn.Sequential(mp.nn.Linear(3), mp.nn.Linear(8)), np.ones((2, 8)), "1.weight", "0.weight", True),
+    ):
+        net, other = (mp.build(spec, inputs, backend=backend, seed=seed) for seed in (0, 1))
+        if type(store_of(other).host).variables is not Host.variables:  # linen's module alone has no parameters
+            continue
+        net.tie(target, source, transpose=transpose)
+        net.native = other.native
+        assert net.check() == [(source, target)]
+        assert net.ties(repair=True) == [(source, target)] and net.check() == []
+        assert (net[source].numpy() == other[source].numpy()).all()
+
+
 def test_another_architecture_is_no_replacement(backend: str) -> None:
     net = tied(backend)
     before = net.native
@@ -342,3 +359,86 @@ def test_linen_takes_frozen_variables_collections_of_ones_own_and_random_streams
     assert not np.array_equal(np.asarray(net(X, train=True)), np.asarray(net(X, train=True)))  # a new mask each time
     net.variables = variables
     assert int(net["seen"].numpy()) == 0
+
+
+# -- what native code freezes
+
+
+def _torch_flag(net: mp.Model, flag: bool) -> None:
+    net.native[0].weight.requires_grad_(flag)
+
+
+def _mxnet_flag(net: mp.Model, flag: bool) -> None:
+    net.native[0].weight.grad_req = "write" if flag else "null"
+
+
+def _keras_flag(net: mp.Model, flag: bool) -> None:
+    net.native.layers[1].trainable = flag  # after the input's
+
+
+def _other_wrapper(net: mp.Model, flag: bool) -> None:
+    other = mp.wrap(net.native)
+    (other.unfreeze if flag else other.freeze)("0.weight")
+    assert net["0.weight"].trainable is flag
+
+
+FLAGS = {
+    "torch": ("torch", _torch_flag),
+    "mxnet": ("mxnet", _mxnet_flag),
+    "keras": ("tensorflow", _keras_flag),
+    "another wrapper in torch": ("torch", _other_wrapper),
+    "another wrapper in mxnet": ("mxnet", _other_wrapper),
+    "another wrapper in keras": ("tensorflow", _other_wrapper),
+}
+LAYERS = mp.nn.Sequential(mp.nn.Linear(3, bias=False), mp.nn.Linear(1, bias=False))
+
+
+def _nnx() -> mp.Model:
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self) -> None:
+            self.first = nnx.Linear(4, 3, use_bias=False, rngs=nnx.Rngs(0))
+            self.second = nnx.Linear(3, 1, use_bias=False, rngs=nnx.Rngs(1))
+
+        def __call__(self, x: Any) -> Any:
+            return self.second(self.first(x))
+
+    return mp.wrap(Net())
+
+
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=[pytest.mark.needs(b), pytest.mark.xdist_group(b)]) for way, (b, _) in FLAGS.items()],
+)
+def test_steps_follow_what_is_frozen_and_unfrozen_elsewhere(way: str) -> None:
+    backend, put = FLAGS[way]
+    _follows(mp.build(LAYERS, X, backend=backend), put, ("0.weight", "1.weight"))
+
+
+@in_framework("jax")
+def test_the_wrappers_of_an_nnx_module_agree_about_what_is_frozen() -> None:
+    def put(net: mp.Model, flag: bool) -> None:
+        other = mp.wrap(net.native)
+        (other.unfreeze if flag else other.freeze)("first.weight")
+        assert net["first.weight"].trainable is flag
+
+    with pytest.warns(errors.MultiparamWarning, match="Native training does not know of it"):
+        _follows(_nnx(), put, ("first.weight", "second.weight"))
+
+
+def _follows(net: mp.Model, put: Any, names: tuple[str, str]) -> None:
+    """Steps of gradient descent, computed by numpy beside; the first weight is frozen at some."""
+    first, second = (net[name].numpy().astype("float64") for name in names)
+    step, optimizer = net.value_and_grad(mp.losses.mse), net.optimizer("sgd", lr=0.1)
+    for flag in (True, False, True, True, False):
+        put(net, flag)
+        _, grads = step(X, np.ones((2, 1), "float32"))
+        assert list(grads) == list(names if flag else names[1:])
+        optimizer.step()
+        hidden = X @ first.T
+        error = 2 * (hidden @ second.T - 1) / 2  # of the mean over two
+        by_first, by_second = (error @ second).T @ X, error.T @ hidden
+        first, second = first - 0.1 * by_first * flag, second - 0.1 * by_second
+        np.testing.assert_allclose(net[names[0]].numpy(), first, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(net[names[1]].numpy(), second, rtol=1e-4, atol=1e-6)

@@ -777,10 +777,12 @@ def test_the_gradient_is_the_sum_over_the_untied_uses(every: Any) -> None:
     check_gradients(every(), BOTH)
 
 
+@pytest.mark.quick("torch", "nnx", "keras")  # the sum above is all flavours' law, and compiled in each
 def test_the_gradient_of_one_matrix_in_four_places(main: Any) -> None:
     check_gradients(main(), ONE)
 
 
+@pytest.mark.quick("torch", "gluon", "linen")
 def test_the_gradient_of_ties_the_other_way_about(main: Any) -> None:
     """The later layer is the source."""
     check_gradients(main(), [*BACKWARDS["a"], *BACKWARDS["b"]])
@@ -913,6 +915,7 @@ def whole(s: Subject, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("frozen, thawed", [(HEAD, EMBED), (DEC, ENC)], ids=["head", "dec"])
+@pytest.mark.quick("*-head", "torch-*")
 def test_freeze_and_unfreeze_by_either_name(main: Any, frozen: str, thawed: str) -> None:
     s = tied(main(), BOTH)
     s.net.freeze(*whole(s, frozen))
@@ -1001,6 +1004,7 @@ def test_an_untied_pair_that_was_tied_backwards(main: Any, which: int) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["target", "source"])
+@pytest.mark.quick("*-target", "torch-*")
 def test_gradient_steps_separate_an_untied_pair(main: Any, which: int) -> None:
     """One compiled step and one optimizer through tie and untie."""
     s = main()

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,15 @@ import multiparam as mp
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
-BLOCKS = PYTHON.findall(README)
+BLOCKS = PYTHON.findall(README + (ROOT / "docs" / "tour.md").read_text("utf-8"))  # each stands alone
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+SITE = URLS["Documentation"]
 PAGES = {"torch-to-flax": ("torch", "jax"), "keras-to-torch": ("tensorflow", "torch")}
 PAGES["leaving-mxnet"] = ("mxnet", "torch", "jax", "tensorflow")
 PAGES["write-an-adapter"] = ("autograd",)
+PAGES["weight-files"] = ("torch", "jax")
+PAGES["what-agrees-means"] = ("torch",)
+PAGES["larger-than-one-machine"] = ("torch", "jax")
 MODULES = [
     module.name
     for package in ("multiparam",)
@@ -47,13 +53,33 @@ def test_a_pages_code_runs_from_top_to_bottom(page: str) -> None:
 
 
 def test_every_page_is_run_and_found_from_the_readme() -> None:
-    pages = {*PAGES, "compare-in-ci", "glossary"}  # test_compare_in_ci.py runs the first, and words have no code
-    assert {path.stem for path in (ROOT / "docs").glob("*.md")} == pages
+    pages = {
+        *PAGES,
+        "compare-in-ci",
+        "glossary",
+        "tour",
+    }  # test_compare_in_ci.py runs the first, and words have no code
+    pages |= {"four-tabs", "canonical-form", "ties", "matching"}  # test_pages.py runs these, and the first page
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} == pages | {"index"}
     for page in pages:
-        assert f"(docs/{page}.md)" in README
+        assert f"({SITE}{page}/)" in README
 
 
-PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+def test_the_readmes_links_resolve_on_a_package_index() -> None:
+    """They are whole, begin as the project's own URLs do, and what they lead to is here."""
+    repository = f"{URLS['Homepage']}/blob/main/"
+    links = re.findall(r"\]\(([^)]+)\)", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
+    assert len(links) > 15
+    for link in links:
+        path = link.partition("#")[0]
+        if path.startswith(SITE):
+            page = path.removeprefix(SITE).rstrip("/") or "index"
+            assert any((ROOT / "docs" / each).exists() for each in (f"{page}.md", f"{page}/index.md")), link
+        else:
+            assert path.startswith(repository) and (ROOT / path.removeprefix(repository)).exists(), link
+
+
+PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda path: path.stem)

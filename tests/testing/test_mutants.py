@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.xdist_group("plugin"), pytest.mark.needs("autograd", "
 def score(*arguments: str) -> tuple[int, int]:
     """How many faults were noticed, of how many."""
     done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
-    found = re.search(r"(\d+) of (\d+) faults noticed", done.stdout)
+    found = re.search(r"(\d+) of (\d+) faults (?:noticed|planted)", done.stdout)
     assert done.returncode == 0 and found, done.stdout + done.stderr
     return int(found[1]), int(found[2])
 
@@ -24,6 +24,11 @@ def score(*arguments: str) -> tuple[int, int]:
 def test_a_few_faults_of_each_verb_are_noticed() -> None:
     noticed, planted = score("--backend", "autograd", "--few")
     assert noticed == planted >= 16
+
+
+def test_every_fault_finds_what_it_changes() -> None:
+    planted, known = score("--plant")
+    assert planted == known >= 40
 
 
 @pytest.mark.slow

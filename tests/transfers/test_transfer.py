@@ -366,7 +366,7 @@ WRONG_RULES: dict[str, tuple[Any, type[Exception], str]] = {
     "c.json": ('{"head": 5}', mp.errors.FileError, "holds no rules"),
     "d.json": ("[" * 100_000, mp.errors.FileError, "d.json"),
     "e.toml": ("rename = ", mp.errors.FileError, "TOML"),
-    "f.toml": ('head = "x"', mp.errors.FileError, "holds no rules"),
+    "f.toml": ('[options]\nhead = "x"', mp.errors.FileError, "holds no rules"),
     "g.toml": (b"\xff\xfe", mp.errors.FileError, "g.toml"),
 }
 

@@ -22,7 +22,7 @@ from support.states import equal
 import multiparam as mp
 from multiparam import errors
 from multiparam.testing.architectures import examples
-from multiparam.weights import safetensors
+from multiparam.weights import positioned, safetensors
 
 OLD = {"a": np.arange(6, dtype="float32").reshape(2, 3), "b.bias": np.zeros(4), "c": np.array([True, False, True])}
 NEW = {name: a + a for name, a in OLD.items()}
@@ -339,7 +339,7 @@ def test_a_disk_that_fails_while_a_file_is_looked_through_changes_no_model(
     path = mp.save(net, tmp_path / "w.safetensors")
     net.init(mp.init.constant(7))
     before = net.state_dict()
-    failing = Failing(monkeypatch, (safetensors, "_exactly"), (safetensors, "_fill"))
+    failing = Failing(monkeypatch, (safetensors, "_exactly"), (positioned.Positioned, "_fill"))
     for n in range(2 + 4):  # the length, the header and four arrays
         failing.left = n
         with pytest.raises(OSError, match="No space"):
@@ -354,7 +354,7 @@ def test_a_disk_that_fails_while_a_file_is_looked_through_changes_no_model(
 # -- processes that are killed
 
 KILL = """
-import io, os, sys
+import io, os, shutil, sys
 from pathlib import Path
 import numpy as np, multiparam as mp
 sys.path.insert(0, {tests!r})
@@ -392,7 +392,7 @@ seen = []
 mp.save(arrays(OLD), path, shard_size=before)
 start = {{each: each.read_bytes() for each in folder.iterdir()}}
 for n in range(1, 1000):
-    for each in folder.iterdir(): each.unlink()
+    for each in folder.iterdir(): shutil.rmtree(each) if each.is_dir() else each.unlink()
     for each, data in start.items(): each.write_bytes(data)
     child = os.fork()
     if not child:
@@ -412,6 +412,7 @@ for n in range(1, 1000):
     if n % 8 == 0:  # what was left does not stand in the way
         mp.save(arrays(NEW), path, shard_size=size)
         assert same(dict(mp.read(path)), arrays(NEW))
+        assert not [each for each in folder.iterdir() if each.name.endswith(".tmp")]
 print(*seen)
 """
 

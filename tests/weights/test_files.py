@@ -110,9 +110,9 @@ def test_the_file_that_was_opened_is_read_though_another_took_its_place(tmp_path
     assert equal(found, PLAIN)
 
 
-@pytest.mark.parametrize("path", ["w.pt", "w", "w.safetensor", "w.npz"])
-def test_only_safetensors_are_written(tmp_path: Path, path: str) -> None:
-    with pytest.raises(errors.InvalidArgument, match=r"a name like w\.safetensors"):
+@pytest.mark.parametrize("path", ["w", "w.safetensor", "w.npz"])
+def test_a_name_that_no_format_has_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match="No weight file that can be written ends like"):
         mp.save(PLAIN, tmp_path / path)
 
 
@@ -593,11 +593,11 @@ def test_an_index_and_its_shards_must_agree(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_no_index_or_several(tmp_path: Path) -> None:
-    with pytest.raises(errors.FileError, match="has no"):
+    with pytest.raises(errors.FileError, match="holds no weight file"):
         mp.read(tmp_path)
     for name in "ab":
         (tmp_path / f"{name}.safetensors.index.json").write_text("{}")
-    with pytest.raises(errors.FileError, match=r"has several: 'a\.safetensors\.index\.json', 'b"):
+    with pytest.raises(errors.FileError, match=r"has several files to read: 'a\.safetensors\.index\.json', 'b"):
         mp.read(tmp_path)
 
 
@@ -667,7 +667,7 @@ def test_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", **PLAIN)
     assert equal(mp.read(tmp_path / "w.npz"), PLAIN)
     np.savez(tmp_path / "w.npz", a=np.array([{"an": "object"}], object))
-    with pytest.raises(errors.FileError, match="allow_pickle"):
+    with pytest.raises(errors.FileError, match="Python objects, which multiparam does not unpickle"):
         mp.read(tmp_path / "w.npz")["a"]
     np.save(tmp_path / "w.npy", np.zeros(3))
     os.rename(tmp_path / "w.npy", tmp_path / "w.npz")
@@ -820,7 +820,7 @@ def test_hdf5_follows_no_link_to_another_file(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_named_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "w.h5").write_bytes(b"")
+    (tmp_path / "w.h5").write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(errors.PackageMissing, match="pip install h5py"):
         mp.read(tmp_path / "w.h5")
@@ -839,7 +839,7 @@ def test_a_missing_package_is_named_with_the_cure(tmp_path: Path, monkeypatch: p
 
 
 def test_a_suffix_nobody_knows(tmp_path: Path) -> None:
-    (tmp_path / "w.safetensor").write_bytes(b"")
+    (tmp_path / "w.safetensor").write_bytes(b"anything")
     with pytest.raises(errors.FileError, match=r"ends in '\.safetensor'\. Did you mean '\.safetensors'"):
         mp.read(tmp_path / "w.safetensor")
 

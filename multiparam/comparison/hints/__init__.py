@@ -8,7 +8,7 @@ what layers take and give only a part is looked at where it is large. In what a 
 from ...core.activation_functions import FUNCTIONS
 from .between import explain_between
 from .layer import explain_layer
-from .numerics import unpadded
+from .numerics import padded, unpadded
 from .values import explain_values
 
-__all__ = ["FUNCTIONS", "explain_between", "explain_layer", "explain_values", "unpadded"]
+__all__ = ["FUNCTIONS", "explain_between", "explain_layer", "explain_values", "padded", "unpadded"]

@@ -10,11 +10,22 @@ from ...core.activation_functions import FUNCTIONS, softmax
 from ...transfers.divergence import channel_orders
 from ..activations import LayerCall
 from .dropout import explain_branch_dropout, explain_dropout
-from .numerics import corner, differ, factor_of, is_close, matching_orders, rounding_of, transposed_rows, unpadded
+from .numerics import (
+    corner,
+    differ,
+    factor_of,
+    harmless,
+    is_close,
+    matching_orders,
+    rounding_of,
+    transposed_rows,
+    unpadded,
+)
 
 ELSE = "something else (a residual connection, a mask?)"
 
 
+@harmless(list)
 def explain_between(
     reference_before: LayerCall, candidate_before: LayerCall, reference_after: LayerCall, candidate_after: LayerCall
 ) -> list[str]:
@@ -93,7 +104,7 @@ def _step(y: np.ndarray, x: np.ndarray, entered: Sequence[np.ndarray], rounding:
     for axis in range(y.ndim - 1):
         if is_close(softmax(y, axis), x, rounding):
             return f"softmax over axis {axis}"
-    residuals = (view for each in entered for view in channel_orders(each) if view.shape == x.shape)
+    residuals = (view for each in entered for view in channel_orders(each) if view.shape == x.shape == y.shape)
     if any(is_close(y + corner(residual), x, rounding) for residual in residuals):
         return "a residual connection"
     factor, slope = factor_of(y, x, rounding), _slope(y, x, rounding)

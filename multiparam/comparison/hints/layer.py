@@ -11,7 +11,7 @@ import numpy as np
 from ...transfers.divergence import channel_orders
 from ..activations import LayerCall
 from .dropout import explain_dropout
-from .numerics import ROWS, corner, differ, factor_of, is_close, matching_orders, rounding_of
+from .numerics import ROWS, corner, differ, factor_of, harmless, is_close, matching_orders, rounding_of
 
 EPSILONS = (0.0, 1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12)  # those of norms
 
@@ -41,6 +41,7 @@ class LayerPair(NamedTuple):
         return [array.reshape(-1, length) if array.shape[-1] == length else np.empty((0, 1)) for array in arrays]
 
 
+@harmless(list)
 def explain_layer(reference: LayerCall, candidate: LayerCall) -> list[str]:
     """Why a layer of equal inputs gives other outputs: the first cause that fits, if any does."""
     with np.errstate(all="ignore"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +14,25 @@ from ...transfers.divergence import channel_orders
 LIMIT = 1 << 20  # numbers of an array that are looked at
 ROWS = 64  # of those that a transpose, of a weight or of features, is recognised by
 ROUNDING: Mapping[str, float] = {"float64": 1e-7, "float32": 1e-5}  # of the largest number; coarser ones say nothing
+
+
+Explain = TypeVar("Explain", bound=Callable[..., Any])
+
+
+def harmless(none: Callable[[], Any]) -> Callable[[Explain], Explain]:
+    """An explanation that fails is none: the verdict stands without it. ``none`` makes that: ``str`` or ``list``."""
+
+    def guarded(explain: Explain) -> Explain:
+        @wraps(explain)
+        def explained(*arrays: Any) -> Any:
+            try:
+                return explain(*arrays)
+            except Exception:  # whatever arrays of somebody's model hold
+                return none()
+
+        return explained  # type: ignore[return-value]
+
+    return guarded
 
 
 def rounding_of(*arrays: Sequence[np.ndarray]) -> float:
@@ -36,6 +57,14 @@ def unpadded(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     around = [(n - m) // 2 for n, m in zip(array.shape, shape, strict=True)]
     middle = array[tuple(slice(start, start + m) for start, m in zip(around, shape, strict=True))]
     return middle if np.count_nonzero(middle) == np.count_nonzero(array) else array
+
+
+def padded(array: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """An array with zeros around it, where another of a larger shape has them; else as it is."""
+    if array.ndim != like.ndim or unpadded(like, array.shape).shape != array.shape:
+        return array
+    around = [((n - m) // 2, n - m - (n - m) // 2) for n, m in zip(like.shape, array.shape, strict=True)]
+    return np.pad(array, around)
 
 
 def is_close(a: np.ndarray, b: np.ndarray, rounding: float) -> bool:

@@ -6,10 +6,11 @@ import itertools
 
 import numpy as np
 
-from ...transfers.plan import Move
-from .numerics import transposed_rows
+from ...transfers.moves import Move
+from .numerics import harmless, transposed_rows
 
 
+@harmless(str)
 def explain_values(reference: np.ndarray, candidate: np.ndarray, move: Move) -> str:
     """How the candidate's value could have been made of the reference's, if it has the same numbers."""
     if reference.shape != candidate.shape or not reference.size:

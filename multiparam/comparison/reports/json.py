@@ -38,6 +38,10 @@ def _pair(pair: Pair, bounds: Mapping[str, float]) -> dict[str, Any]:
         "model": pair.name,
         "agrees": pair.agrees,
         "parted": pair.parted,
+        "faults": [
+            {"where": each.where, "at_layer": each.at_layer, "lines": list(each.lines), "hints": list(each.hints)}
+            for each in pair.faults
+        ],
         "hints": pair.hints,
         "checks": [_check(check) for check in pair.checks],
         "layers": [
@@ -48,6 +52,7 @@ def _pair(pair: Pair, bounds: Mapping[str, float]) -> dict[str, Any]:
             for i, layer in enumerate(layers)
         ],
         "histograms": [{"network": "", **vars(each)} for each in pair.histograms],
+        "unexercised": dict(pair.unexercised),
     }  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..exercise import in_words
 from ..judge import Check
-from ..results import Comparison
+from ..results import Comparison, which_is_which
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -15,7 +16,13 @@ def to_markdown(comparison: Comparison) -> str:
         lines += ["", f"### {pair.name}", ""]
         if pair.parted:
             lines += [f"They part first {_escaped(pair.parted)}.", ""]
+            lines += [f"* They part also {_escaped(str(fault))}." for fault in pair.faults[1:]]
+            lines += [""] * (len(pair.faults) > 1)
         lines += [f"* {_escaped(hint)}" for hint in pair.hints] + [""] * bool(pair.hints)
+        if which := which_is_which(pair, comparison.reference):
+            lines += [_escaped(which), ""]
+        if pair.unexercised:
+            lines += [f"These inputs did not exercise {_escaped(in_words(pair.unexercised))}.", ""]
         if pair.agrees:
             lines += [f"<details><summary>{len(pair.checks)} checks agree</summary>", ""]
         lines += ["| check | | distance | bound | |", "| --- | --- | ---: | ---: | --- |"]

@@ -512,3 +512,20 @@ def test_a_param_keeps_its_identity_shape_and_dtype_through_every_write() -> Non
     net.optimizer("adam").step()
     assert native.first.kernel is held
     assert (held[...].shape, held[...].dtype) == ((4, 4), np.float32)
+
+
+def test_a_users_own_jit_over_a_wrapped_model_with_modes_evaluates_it() -> None:
+    class Net(nnx.Module):
+        def __init__(self) -> None:
+            rngs = nnx.Rngs(0)
+            self.a, self.bn, self.drop = nnx.Linear(4, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs), nnx.Dropout(0.5)
+
+        def __call__(self, x: Any) -> Any:
+            return self.drop(self.bn(self.a(x)))
+
+    net = mp.wrap(Net())
+    X = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    before, modes = net.state_dict(), [net.native.bn.use_running_average, net.native.drop.deterministic]
+    np.testing.assert_allclose(jax.jit(lambda x: net(x))(X), mp.to_numpy(net(X)), rtol=1e-6, atol=1e-6)
+    assert [net.native.bn.use_running_average, net.native.drop.deterministic] == modes
+    assert all((value == before[name]).all() for name, value in net.state_dict().items())

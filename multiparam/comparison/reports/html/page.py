@@ -40,6 +40,7 @@ def to_html(document: Mapping[str, Any]) -> str:
         document=document,
         headline=headline(document),
         verdicts=[verdict_of(pair, document["reference"]) for pair in pairs],
+        places=list(_places(pairs)),
         table=CheckTable.of(document),
         plots=LayerPlots.of(document),
         histograms=[(pair["model"], *sort_histograms(pair["histograms"])) for pair in pairs if pair["histograms"]],
@@ -61,6 +62,15 @@ def _template() -> Template:
     )  # fmt: skip
     environment.filters |= {"short": short, "exact": exact, "shortened": shortened}
     return environment.get_template("page.html.jinja")
+
+
+def _places(pairs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Every place where a model parts from the reference, where there are several: the verdict has the first only."""
+    for pair in pairs:
+        faults = pair.get("faults", ())
+        for fault in faults if len(faults) > 1 else ():
+            lines = fault.get("lines", ())
+            yield pair["model"], fault["where"] + (f" ({', '.join(lines)})" if lines else "")
 
 
 def _environments(environments: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str], bool]]:

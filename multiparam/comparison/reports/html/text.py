@@ -11,9 +11,9 @@ from typing import Any
 
 
 def readable_document(value: Any) -> Any:
-    """A JSON value with all its text, names of keys included, fit to be read on a page."""
+    """A JSON value with all its text, names of keys included, fit to be read on a page, and one sort of arrow in it."""
     if isinstance(value, str):
-        return readable(value)
+        return readable(value.replace(" -> ", " → "))
     if isinstance(value, Mapping):
         return {readable(str(key)): readable_document(each) for key, each in value.items()}
     return [readable_document(each) for each in value] if isinstance(value, (list, tuple)) else value
@@ -103,13 +103,13 @@ def enumeration(words: Sequence[str], most: int = 3) -> str:
     return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
 
 
-def several(count: int, thing: str) -> str:
+def several(count: int, noun: str) -> str:
     """A count of things.
 
     >>> several(1, "layer"), several(2, "layer")
     ('1 layer', '2 layers')
     """
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def brief_dtype(dtype: str) -> str:

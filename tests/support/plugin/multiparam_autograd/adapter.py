@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -16,10 +17,12 @@ from multiparam.adapter import (
     Adapter,
     Architecture,
     Host,
+    Inputs,
     LayerNames,
     Layers,
     Layout,
     Node,
+    OnEnter,
     Place,
     Run,
     Slot,
@@ -45,6 +48,10 @@ LAYERS = Layers(
         tinynet.Embedding: "embedding",
         tinynet.LayerNorm: "layernorm",
         tinynet.BatchNorm: "batchnorm",
+        tinynet.ConvTranspose: "conv_transpose",
+        tinynet.GroupNorm: "groupnorm",
+        tinynet.InstanceNorm: "instancenorm",
+        tinynet.RMSNorm: "rmsnorm",
     },
     {
         "linear": {"kernel": ("weight", "IO"), "bias": ("bias", "O")},
@@ -52,11 +59,19 @@ LAYERS = Layers(
         "embedding": {"table": ("weight", "VD")},
         "layernorm": NORM,
         "batchnorm": CHANNELS,
+        "conv_transpose": {"kernel": ("weight", "*IO"), "bias": ("bias", "O")},
+        "groupnorm": {name: CHANNELS[name] for name in ("scale", "shift")},
+        "instancenorm": {name: CHANNELS[name] for name in ("scale", "shift")},
+        "rmsnorm": {"scale": ("weight", "*")},
     },
     {
         "conv": {name: name for name in ("stride", "padding", "dilation", "groups")},
         "layernorm": {"eps": "eps"},
         "batchnorm": {"eps": "eps", "momentum": "momentum"},
+        "conv_transpose": {name: name for name in ("stride", "padding")},
+        "groupnorm": {"eps": "eps", "groups": "groups"},
+        "instancenorm": {"eps": "eps"},
+        "rmsnorm": {"eps": "eps"},
     },
 )
 
@@ -155,12 +170,14 @@ class TinynetHost(Host):
         return step
 
     def optimizer(self, name: str, options: Mapping[str, Any], storages: Sequence[Any]) -> Optimizer:
-        optimizer = {"sgd": tinynet.SGD, "momentum": tinynet.Momentum, "adam": tinynet.Adam}[name]
+        kinds = {"sgd": tinynet.SGD, "momentum": tinynet.Momentum, "adam": tinynet.Adam, "adamw": tinynet.AdamW}
+        optimizer = kinds[name]
         return Optimizer(optimizer([storage.native for storage in storages], **options))
 
-    def activations(self, inputs: tuple[Any, ...], on_call: Callable[[Activation], None]) -> Any:
-        with watch_calls(LayerNames.of_slots(self.slots(), self._places()), on_call):
-            return self.call(inputs, {}, False)
+    def watch(
+        self, on_call: Callable[[Activation], Any], on_enter: OnEnter | None = None
+    ) -> AbstractContextManager[None]:
+        return watch_calls(LayerNames.of_slots(self.slots(), self._places()), on_call, on_enter)
 
     def options(self, slot: Slot) -> Mapping[str, Any]:
         return LAYERS.options(slot.options_layer)
@@ -198,7 +215,7 @@ class Optimizer:
 class AutogradAdapter(Adapter):
     """tinynet over autograd."""
 
-    def wrap(self, native: Any, inputs: tuple[Any, ...]) -> TinynetHost:
+    def wrap(self, native: Any, inputs: Inputs) -> TinynetHost:
         if not isinstance(native, tinynet.Module):
             raise Unrecognised(f"mp.wrap takes a tinynet.Module, not {type(native).__qualname__}.")
         return TinynetHost(native)
@@ -223,24 +240,28 @@ class AutogradAdapter(Adapter):
     def mse(self, prediction: Any, target: Any) -> Any:
         return anp.mean((prediction - target) ** 2)
 
-    def cross_entropy(self, logits: Any, labels: Any) -> Any:
+    def cross_entropy(self, logits: Any, labels: Any, ignore_index: int) -> Any:
+        rows = np.flatnonzero(labels != ignore_index)
         shifted = logits - anp.max(logits, axis=1, keepdims=True)
-        chosen = shifted[np.arange(len(labels)), labels]
-        return anp.mean(anp.log(anp.sum(anp.exp(shifted), axis=1)) - chosen)
+        losses = anp.log(anp.sum(anp.exp(shifted), axis=1))[rows] - shifted[rows, labels[rows]]
+        return anp.mean(losses)
 
 
 def make(node: Node, build: Callable[[Node], tinynet.Module], dtype: str) -> tinynet.Module:
     """The module of a node; ``build`` gives its children's."""
     layer, shape, n = node.layer, node.input, len(node.input) - 1
     match layer:
-        case nn.Sequential():
-            return tinynet.Sequential(dict(zip(layer.names, map(build, node.children), strict=True)))
+        case nn.Sequential() | nn.Join():
+            container: type[tinynet.Sequential] = getattr(tinynet, type(layer).__name__)
+            return container(dict(zip(layer.names, map(build, node.children), strict=True)))
         case nn.Residual():
             return tinynet.Residual(build(node.children[0]))
         case nn.Linear():
             return tinynet.Linear(shape[-1], layer.out_features, layer.bias, dtype)
         case nn.Conv():
             return tinynet.Conv(shape[0], layer.out_channels, *layer.windows(n), layer.groups, layer.bias, dtype)
+        case nn.ConvTranspose():
+            return tinynet.ConvTranspose(shape[0], layer.out_channels, *layer.windows(n), layer.bias, dtype)
         case nn.MaxPool():
             return tinynet.MaxPool(*layer.windows(n))
         case nn.AvgPool():
@@ -249,6 +270,12 @@ def make(node: Node, build: Callable[[Node], tinynet.Module], dtype: str) -> tin
             return tinynet.BatchNorm(shape[0], layer.eps, layer.momentum, dtype)
         case nn.LayerNorm():
             return tinynet.LayerNorm(shape[-1], layer.eps, dtype)
+        case nn.GroupNorm():
+            return tinynet.GroupNorm(layer.num_groups, shape[0], layer.eps, dtype)
+        case nn.InstanceNorm():
+            return tinynet.InstanceNorm(shape[0], layer.eps, dtype)
+        case nn.RMSNorm():
+            return tinynet.RMSNorm(shape[-1], layer.eps, dtype)
         case nn.Embedding():
             return tinynet.Embedding(layer.num_embeddings, layer.embedding_dim, dtype)
         case nn.Dropout():

@@ -141,6 +141,72 @@ class LayerNorm(Module):
         return centred / np.sqrt(var + self.eps) * self["scale"] + self["shift"]
 
 
+class RMSNorm(Module):
+    """Divides the last axis by the root of its mean square."""
+
+    def __init__(self, size: int, eps: float, dtype: Any = "float32") -> None:
+        super().__init__()
+        self.eps = eps
+        self.parameters["scale"] = zeros(size, dtype=dtype)
+
+    def __call__(self, x: Any) -> Any:
+        return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + self.eps) * self["scale"]
+
+
+class GroupNorm(Module):
+    """Normalises groups of channels over space, each example by itself."""
+
+    def __init__(self, groups: int, channels: int, eps: float, dtype: Any = "float32") -> None:
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.parameters["scale"] = zeros(channels, dtype=dtype)
+        self.parameters["shift"] = zeros(channels, dtype=dtype)
+
+    def __call__(self, x: Any) -> Any:
+        split, shape = np.reshape(x, (x.shape[0], self.groups, -1)), (-1, *[1] * (x.ndim - 2))
+        centred = split - np.mean(split, axis=-1, keepdims=True)
+        var = np.mean(centred**2, axis=-1, keepdims=True)
+        y = np.reshape(centred / np.sqrt(var + self.eps), x.shape)
+        return y * np.reshape(self["scale"], shape) + np.reshape(self["shift"], shape)
+
+
+class InstanceNorm(GroupNorm):
+    """Normalises each channel over space, each example by itself."""
+
+    def __init__(self, channels: int, eps: float, dtype: Any = "float32") -> None:
+        super().__init__(channels, channels, eps, dtype)
+
+
+class ConvTranspose(Module):
+    """Each position of (N, C, *space) adds the kernel to the output, ``stride`` apart; kernel (*space, in, out)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: Sizes, stride: Sizes, padding: Sizes,
+        bias: bool = True, dtype: Any = "float32",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.size, self.stride, self.padding = size, stride, padding
+        self.parameters["kernel"] = zeros(*size, inputs, outputs, dtype=dtype)
+        if bias:
+            self.parameters["bias"] = zeros(outputs, dtype=dtype)
+
+    def __call__(self, x: Any) -> Any:
+        y, axes = 0.0, "xyz"[: len(self.size)]
+        for at in itertools.product(*map(range, self.size)):
+            part = np.einsum(f"ni{axes},io->no{axes}", x, self["kernel"][at])
+            for axis, offset in enumerate(at):
+                part = np.moveaxis(np.tensordot(part, self.places(axis, offset, x), [[2 + axis], [0]]), -1, 2 + axis)
+            y = y + part
+        return y + np.reshape(self["bias"], (-1, *[1] * len(self.size))) if "bias" in self.parameters else y
+
+    def places(self, axis: int, offset: int, x: Any) -> Any:
+        """(positions in, positions out): 1 where one number of the kernel takes an input to an output."""
+        count, size, stride, padding = x.shape[2 + axis], self.size[axis], self.stride[axis], self.padding[axis]
+        rows = numpy.arange(count)[:, None]
+        columns = numpy.arange((count - 1) * stride - 2 * padding + size)
+        return (rows * stride + offset - padding == columns).astype(getval(x).dtype)
+
+
 class Embedding(Module):
     """Rows of a table."""
 
@@ -169,6 +235,28 @@ class Dropout(Module):
 class Flatten(Module):
     def __call__(self, x: Any) -> Any:
         return np.reshape(x, (x.shape[0], -1))
+
+
+class GlobalAvgPool(Module):
+    def __call__(self, x: Any) -> Any:
+        return np.mean(x, axis=tuple(range(2, x.ndim)))
+
+
+class GlobalMaxPool(Module):
+    def __call__(self, x: Any) -> Any:
+        return np.max(x, axis=tuple(range(2, x.ndim)))
+
+
+class Tokens(Module):
+    """(N, C, *space) as a sequence (N, positions, C)."""
+
+    def __call__(self, x: Any) -> Any:
+        return np.swapaxes(np.reshape(x, (*x.shape[:2], -1)), 1, 2)
+
+
+class Identity(Module):
+    def __call__(self, x: Any) -> Any:
+        return x
 
 
 class ReLU(Module):
@@ -225,3 +313,18 @@ class Residual(Module):
 
     def __call__(self, x: Any) -> Any:
         return x + self.children["body"](x)
+
+
+class Add(Sequential):
+    """The sum of what each child makes of the input."""
+
+    def __call__(self, x: Any) -> Any:
+        first, *others = [child(x) for child in self.children.values()]
+        return sum(others, first)
+
+
+class Concat(Sequential):
+    """What each child makes of the input, one behind the other along axis 1."""
+
+    def __call__(self, x: Any) -> Any:
+        return np.concatenate([child(x) for child in self.children.values()], axis=1)

@@ -54,3 +54,14 @@ class Adam(SGD):
         v = self.second[i] = b * self.second[i] + (1 - b) * grad * grad
         root = np.sqrt(v / (1 - b ** self.count[i]))
         return self.lr * (m / (1 - a ** self.count[i])) / (root + self.eps)
+
+
+class AdamW(Adam):
+    """Loshchilov and Hutter, 2019: what decays does not go through the moments."""
+
+    def __init__(self, parameters: Sequence[Parameter], weight_decay: float, **options: float) -> None:
+        super().__init__(parameters, **options)
+        self.weight_decay = weight_decay
+
+    def change(self, i: int, grad: np.ndarray) -> np.ndarray:
+        return super().change(i, grad) + self.lr * self.weight_decay * self.parameters[i].data

@@ -1,14 +1,4 @@
-"""Portable architectures: plain frozen descriptions that every backend builds natively.
-
-Layers say what PyTorch's layers of the same name say (Source: the torch.nn documentation), with input sizes left out:
-they are inferred from the inputs. Using one layer object twice shares it. Data is channels first, ``(N, C, *spatial)``.
-
-    >>> shared = Linear(8)
-    >>> spec = Sequential(Linear(8), ReLU(), shared, ReLU(), shared, ReLU(), Linear(1))
-    >>> net = mp.build(spec, np.ones((2, 4)), backend="torch")
-    >>> net.ties(), tuple(net(np.ones((2, 4))).shape)
-    ([('2.weight', '4.weight'), ('2.bias', '4.bias')], (2, 1))
-"""
+"""Descriptions of layers with one input and one output, and of chains of them."""
 
 from __future__ import annotations
 
@@ -16,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .errors import InvalidArgument, ShapeError, WrongType
+from ..errors import InvalidArgument, ShapeError, WrongType
 
 Shape = tuple[int, ...]  # without the batch axis
 Size = int | tuple[int, ...]
@@ -30,6 +20,13 @@ class Layer:
     # Where channels sit last natively: "last" for layers that need it so, "first" for those that read the
     # axes in canonical order, "any" for elementwise ones.
     order = "first"
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 0 if name == "padding" else 1
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(type(n) is int and n < least for n in numbers):
+                raise InvalidArgument(f"{type(self).__name__} has {name}={value!r}; it is {least} or more.")
 
     def infer(self, shape: Shape) -> Shape:
         """The output shape for an input shape.
@@ -68,7 +65,18 @@ def sizes(value: Size, n: int) -> tuple[int, ...]:
     return result
 
 
-def _need(shape: Shape, rank: int, layer: Layer, what: str) -> None:
+def need(shape: Shape, rank: int, layer: Layer, what: str) -> None:
+    """Refuse an input of too few axes.
+
+    Args:
+        shape: The input's, without the batch axis.
+        rank: The least number of axes.
+        layer: Which needs them.
+        what: What it needs.
+
+    Raises:
+        ShapeError: There are fewer.
+    """
     if len(shape) < rank:
         raise ShapeError(f"{type(layer).__name__} needs {what}; it gets {('N', *shape)}")
 
@@ -99,7 +107,7 @@ class Linear(Layer):
     bias: bool = True
 
     def infer(self, shape: Shape) -> Shape:
-        _need(shape, 1, self, "an input (N, ..., features)")
+        need(shape, 1, self, "an input (N, ..., features)")
         return (*shape[:-1], self.out_features)
 
 
@@ -130,7 +138,7 @@ class Conv(Layer):
     order = "last"
 
     def infer(self, shape: Shape) -> Shape:
-        _need(shape, 2, self, "an input (N, channels, *spatial)")
+        need(shape, 2, self, "an input (N, channels, *spatial)")
         if len(shape) > 4:
             raise ShapeError(f"Conv takes 1 to 3 spatial axes; it gets {len(shape) - 1}")
         if shape[0] % self.groups or self.out_channels % self.groups:
@@ -159,7 +167,7 @@ class _Pool(Layer):
     order = "last"
 
     def infer(self, shape: Shape) -> Shape:
-        _need(shape, 2, self, "an input (N, channels, *spatial)")
+        need(shape, 2, self, "an input (N, channels, *spatial)")
         stride = self.kernel_size if self.stride is None else self.stride
         for k, p in zip(sizes(self.kernel_size, len(shape) - 1), sizes(self.padding, len(shape) - 1), strict=True):
             if 2 * p > k:
@@ -217,7 +225,7 @@ class BatchNorm(Layer):
     order = "last"
 
     def infer(self, shape: Shape) -> Shape:
-        _need(shape, 1, self, "an input (N, channels, *spatial)")
+        need(shape, 1, self, "an input (N, channels, *spatial)")
         return shape
 
 
@@ -232,7 +240,7 @@ class LayerNorm(Layer):
     eps: float = 1e-5
 
     def infer(self, shape: Shape) -> Shape:
-        _need(shape, 1, self, "an input (N, ..., features)")
+        need(shape, 1, self, "an input (N, ..., features)")
         return shape
 
 
@@ -319,7 +327,47 @@ class Softmax(Layer):
     """Softmax over the last axis."""
 
 
-class Sequential(Layer):
+class Container(Layer):
+    """Layers with names: by position, or by you.
+
+    Args:
+        *layers: Layers, ``(name, layer)`` pairs, or one mapping name -> layer; at least one. Names may hold any text.
+
+    Attributes:
+        names: The children's names.
+        layers: The children.
+
+    Raises:
+        WrongType: A child is no layer, or its name no text.
+        InvalidArgument: There is no child, two have one name, or a name is not valid Unicode.
+    """
+
+    def __init__(self, *layers: Layer | tuple[str, Layer] | Mapping[str, Layer]) -> None:
+        title = type(self).__name__
+        if len(layers) == 1 and isinstance(layers[0], Mapping):
+            layers = tuple(layers[0].items())
+        named = [entry if isinstance(entry, tuple) else (str(position), entry) for position, entry in enumerate(layers)]
+        for name, layer in named:
+            if not isinstance(name, str):
+                raise WrongType(f"A child's name is a text; {title} gets {name!r}")
+            # A lone surrogate has no UTF-8, so no file and no framework could hold the name.
+            if any("\ud800" <= char <= "\udfff" for char in name):
+                raise InvalidArgument(f"The child name {name!r} is no valid Unicode text")
+            if not isinstance(layer, Layer):
+                raise WrongType(f"{title} takes layers of mp.nn; at {name!r} it gets {type(layer).__name__}")
+        self.names: tuple[str, ...] = tuple(name for name, _ in named)
+        self.layers: tuple[Layer, ...] = tuple(layer for _, layer in named if isinstance(layer, Layer))
+        if not named:
+            raise InvalidArgument(f"{title} needs at least one layer")
+        if len(set(self.names)) != len(self.names):
+            raise InvalidArgument(f"{title} has two children of one name: {self.names}")
+
+    def __repr__(self) -> str:
+        children = ", ".join(f"{n!r}: {c!r}" for n, c in zip(self.names, self.layers, strict=True))
+        return f"{type(self).__name__}({children})"
+
+
+class Sequential(Container):
     """Layers one after another, named by position, or by you.
 
     Args:
@@ -338,28 +386,6 @@ class Sequential(Layer):
     >>> Sequential(("block 0", Linear(8)), ("block 1", Linear(8))).names
     ('block 0', 'block 1')
     """
-
-    def __init__(self, *layers: Layer | tuple[str, Layer] | Mapping[str, Layer]) -> None:
-        if len(layers) == 1 and isinstance(layers[0], Mapping):
-            layers = tuple(layers[0].items())
-        named = [entry if isinstance(entry, tuple) else (str(position), entry) for position, entry in enumerate(layers)]
-        for name, layer in named:
-            if not isinstance(name, str):
-                raise WrongType(f"A child's name is a text; Sequential gets {name!r}")
-            # A lone surrogate has no UTF-8, so no file and no framework could hold the name.
-            if any("\ud800" <= char <= "\udfff" for char in name):
-                raise InvalidArgument(f"The child name {name!r} is no valid Unicode text")
-            if not isinstance(layer, Layer):
-                raise WrongType(f"Sequential takes layers of mp.nn; at {name!r} it gets {type(layer).__name__}")
-        self.names: tuple[str, ...] = tuple(name for name, _ in named)
-        self.layers: tuple[Layer, ...] = tuple(layer for _, layer in named if isinstance(layer, Layer))
-        if not named:
-            raise InvalidArgument("Sequential needs at least one layer")
-        if len(set(self.names)) != len(self.names):
-            raise InvalidArgument(f"Sequential has two children of one name: {self.names}")
-
-    def __repr__(self) -> str:
-        return f"Sequential({', '.join(f'{n!r}: {c!r}' for n, c in zip(self.names, self.layers, strict=True))})"
 
 
 @dataclass(frozen=True, eq=False)
