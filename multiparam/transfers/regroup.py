@@ -9,7 +9,6 @@ under one virtual layer, each as one of its leaves. What becomes what in it is i
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,11 +18,9 @@ from .. import paths
 from ..core.layers import KINDS
 from .layer_rules import LEAF_NAMES
 from .manifest import Entry, Manifest
-from .names import tokens, without_containers
-from .packing import stacked_leaf
+from .names import tokens
 from .rename import RenamedLayers
-
-Layers = Mapping[str, Mapping[str, Entry]]
+from .stacks import Instead, Layers, gather_stacked, put_instead
 
 PARTS: Mapping[str, str] = {
     **dict.fromkeys(("q", "query", "queries", "wq"), "q"),
@@ -129,7 +126,7 @@ def regroup(source: Manifest, renamed: RenamedLayers, target: Manifest) -> Regro
         (source_layers, target_layers, source_kinds),
         (target_layers, source_layers, target_kinds),
     ):
-        _gather_stacked(layers_here, layers_there, kinds)
+        gather_stacked(layers_here, layers_there, kinds)
     if not source_kinds and not target_kinds and not any(biased):
         return Regrouped(renamed, target)
     layers = {layer: dict(leaves) for layer, leaves in source_layers.items()}
@@ -198,24 +195,21 @@ def _leads_out(name: str) -> bool:
 
 def _gather(layers: dict[str, Mapping[str, Entry]], kinds: dict[str, str], groups: Sequence[_Group]) -> None:
     """Put a virtual layer in the place of the first of each group's layers."""
+    instead: Instead = {}
     for group in groups:
         leaves = {
             f"{part}_proj_{leaf}": entry for layer, part in group.parts.items() for leaf, entry in layers[layer].items()
         }
-        if layers.get(group.name, {}).keys() & leaves.keys():
+        around = layers.get(group.name, {})
+        if around.keys() & leaves.keys() or not instead.keys().isdisjoint([group.name, *group.parts]):
             continue
+        instead.update(dict.fromkeys([group.name, *group.parts]))
+        instead[next(iter(group.parts))] = (group.name, {**around, **leaves})
         out = f"{group.name}.out_proj" if group.name else "out_proj"
-        renamed: dict[str, Mapping[str, Entry]] = {}
-        for layer, own in layers.items():
-            if layer in group.parts:
-                renamed.setdefault(group.name, {**layers.get(group.name, {}), **leaves})
-            elif layer == group.out and out not in layers:
-                renamed[out] = own
-            elif layer != group.name:
-                renamed[layer] = own
-        layers.clear()
-        layers.update(renamed)
+        if group.out and out not in layers:
+            instead[group.out] = (out, layers[group.out])
         kinds[group.name] = group.kind
+    put_instead(layers, instead)
 
 
 # -- arrays that one side keeps in a layer of their own, the other in the layer around it
@@ -262,42 +256,3 @@ def _gather_biases(layers: dict[str, Mapping[str, Entry]]) -> bool:
             layers[f"{layer}.pointwise"] = {**pointwise, "bias": leaves["bias"]}
             del layers[layer]
     return len(layers) < before
-
-
-# -- layers of one shape, stacked
-
-
-def _gather_stacked(layers: dict[str, Mapping[str, Entry]], others: Layers, kinds: dict[str, str]) -> None:
-    """Put a virtual layer in the place of N layers ``name.0.rest`` that the other side has as one, ``name.rest``."""
-    stacks: dict[str, dict[int, str]] = {}
-    for layer in layers:
-        if layer in others:
-            continue
-        segments = layer.split(".")
-        for i, segment in enumerate(segments):
-            match = re.fullmatch(r"(?:(\w*?)_)?(\d+)", segment)
-            if match:
-                rest = [*segments[:i], *([match[1]] if match[1] else []), *segments[i + 1 :]]
-                stacks.setdefault(".".join(rest), {})[int(match[2])] = layer
-    by_words = {without_containers(tokens(layer)): layer for layer in others}
-    for name, members in stacks.items():
-        stack = name if name in others else by_words.get(without_containers(tokens(name)))
-        if stack is None or name in layers or sorted(members) != list(range(len(members))):
-            continue
-        own = [layers.get(members[i]) for i in range(len(members))]
-        if any(leaves is None or leaves.keys() != (own[0] or {}).keys() for leaves in own):
-            continue
-        first = own[0] or {}
-        if not any(
-            leaf in others[stack] and others[stack][leaf].spec.shape == (len(own), *entry.spec.shape)
-            for leaf, entry in first.items()
-        ):
-            continue
-        leaves = {stacked_leaf(leaf, i): each[leaf] for leaf in first for i, each in enumerate(own) if each}
-        place = members[0]
-        shown = {name if layer == place else layer: leaves if layer == place else e for layer, e in layers.items()}
-        for member in members.values():
-            shown.pop(member, None)
-        layers.clear()
-        layers.update(shown)
-        kinds[name] = ""

@@ -86,7 +86,7 @@ def test_shapes_ties_and_plans_need_no_memory(model: Callable[[bool], mp.Model])
     assert mp.plan(whole, bare).complete
     assert mp.plan(bare, whole).complete
     bare.tie("2.bias", "0.bias")
-    assert bare.ties() == [("0.bias", "2.bias")] and "0.bias" in repr(bare)
+    assert bare.ties() == [("0.bias", "2.bias")] and "0.bias" in str(bare.summary())
 
 
 @every_model

@@ -134,6 +134,69 @@ def test_blocks_in_any_order_are_stacked_by_their_numbers(names: tuple[str, str]
     assert back.complete and made[f"{blocks[2]}.weight"].tolist() == np.arange(18.0, 27).reshape(3, 3).tolist()
 
 
+def deep(*names: str, front: tuple[int, ...] = (), shape: tuple[int, ...] = (3, 3)) -> Manifest:
+    """Blocks of three layers each, and a head."""
+    leaves = {"a.q": {"weight": (*front, *shape)}, "a.o": {"weight": (*front, *shape), "bias": (*front, 3)}}
+    blocks = {f"{name}.{layer}": each for name in names for layer, each in leaves.items()}
+    return manifest({**blocks, "head": {"weight": (5, 5)}}, "Theirs")
+
+
+@pytest.mark.parametrize(("several", "one"), [("net.layers.{}", "h"), ("enc.layer_{}", "body.scan"), ("{}", "stages")])
+def test_the_only_stack_of_such_blocks_is_theirs_whatever_it_is_called(several: str, one: str) -> None:
+    names = [several.format(i) for i in range(12)]
+    apart_, together = deep(*names), deep(one, front=(12,))
+    plan, back = plan_manifests(apart_, together), plan_manifests(together, apart_)
+    assert plan.complete and back.complete and not plan.guesses and not back.guesses
+    assert pairs(plan)[f"{one}.a.o.bias"] == apart(*(f"{name}.a.o" for name in names), leaf="bias")
+    assert pairs(back)[f"{names[11]}.a.q.weight"] == (f"{one}.a.q.weight",)
+
+
+def experts(block: str, inside: str, numbers: range, *, packed: bool) -> Manifest:
+    """Blocks of four experts each, and of a norm."""
+    shapes = {"gate": (3, 5), "down": (5, 3)}
+    leaves = {f"{block.format(i)}.{'' if packed else f'{inside}.{e}.'}{name}": ((4, *shape) if packed else shape)
+              for i in numbers for e in range(4) for name, shape in shapes.items()}  # fmt: skip
+    norms = {f"{block.format(i)}.norm": (7,) for i in numbers}
+    return manifest({name: {"weight": shape} for name, shape in (leaves | norms).items()}, "Theirs")
+
+
+def test_stacks_of_one_shape_are_told_apart_by_the_blocks_they_are_in() -> None:
+    several = experts("model.layers.{}.moe", "experts", range(11), packed=False)
+    together = experts("blocks.{}.moe", "", range(11), packed=True)
+    plan, back = plan_manifests(several, together), plan_manifests(together, several)
+    assert plan.complete and back.complete and not plan.guesses and not back.guesses
+    names = [f"model.layers.10.moe.experts.{e}.gate" for e in range(4)]
+    assert pairs(plan)["blocks.10.moe.gate.weight"] == apart(*names)
+    assert pairs(back)[f"{names[3]}.weight"] == ("blocks.10.moe.gate.weight",)
+
+
+def test_stacks_that_one_side_numbers_from_one_are_not_shifted() -> None:
+    several = experts("model.layers.{}.moe", "experts", range(3), packed=False)
+    together = experts("blocks.{}.moe", "", range(1, 4), packed=True)
+    for plan in (plan_manifests(several, together), plan_manifests(together, several)):
+        assert all(number_of(move.sources[0]) == number_of(move.target) for move in plan.moves), pairs(plan)
+
+
+def number_of(name: str) -> int:
+    """Which block, in order."""
+    return int(name.split(".")[1 if name.startswith("b") else 2]) - name.startswith("b")
+
+
+@pytest.mark.parametrize(
+    ("several", "together"),
+    [
+        (deep("x.0", "x.1", "y.0", "y.1"), deep("h", front=(2,))),  # either
+        (deep("x.0", "x.1"), deep("h", "k", front=(2,))),  # either
+        (deep("x.0", "x.1"), deep("h", front=(3,))),  # another number
+        (deep("x.0", "x.1"), deep("h", front=(2,), shape=(3, 4))),  # another shape
+    ],
+)
+def test_a_stack_that_could_be_of_others_is_nobodys(several: Manifest, together: Manifest) -> None:
+    for plan in (plan_manifests(several, together), plan_manifests(together, several)):
+        assert list(pairs(plan)) == ["head.weight"]
+        assert plan.missing
+
+
 @pytest.mark.parametrize("numbers", [(1, 2, 3), (0, 1), (0, 2, 3)])
 def test_blocks_of_which_one_is_missing_are_not_stacked(numbers: tuple[int, ...]) -> None:
     several = squares(*(f"h.{i}.w" for i in numbers), kind="Theirs")

@@ -72,6 +72,10 @@ PAIRS: dict[str, tuple[Callable[[], N.Module], Callable[[], N.Module]]] = {
     "apart into one layer": (apart("self", "q", "k", "v", "o"), fused("attn")),
     "one layer into packed": (fused("self"), packed("attn")),
     "stacked": (lambda: Tree(**{f"h__{i}__fc": linear() for i in range(3)}), lambda: Tree(h__fc=Stacked())),
+    "stacked, called otherwise": (
+        lambda: Tree(**{f"layers__{i}__fc": linear() for i in range(3)}),
+        lambda: Tree(body__fc=Stacked()),
+    ),
 }
 
 
