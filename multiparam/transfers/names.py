@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple, Union
 
 Token = Union[str, int]
@@ -33,6 +34,7 @@ class NamePair(NamedTuple):
     difference: str = ""
 
 
+@lru_cache(1 << 17)  # a plan asks for each name many times
 def tokens(name: str) -> Key:
     """The words and numbers of a name, in lower case.
 
@@ -127,6 +129,7 @@ def _doubtful(prefix: tuple[str, Key], explained: Mapping[tuple[str, Key], Seque
     return frozenset().union(*(rests for rests in rivals if not rests < own))
 
 
+@lru_cache(1 << 17)
 def _shape(key: Key) -> Key:
     """A key whose numbers count as one: sides may number differently."""
     return tuple("#" if isinstance(token, int) else token for token in key)
