@@ -15,6 +15,7 @@ from .options import (
     USER_MODELS,
     BackendNames,
     Inputs,
+    Keywords,
     LayerGlobs,
     LearningRate,
     NetworkNames,
@@ -53,6 +54,7 @@ def compare_command(
     seed: Seed = None,
     against: Against = None,
     inputs: Inputs = None,
+    keywords: Keywords = False,
     objective: Objective = None,
     optimizer: OptimizerName = None,
     lr: LearningRate = None,
@@ -77,7 +79,7 @@ def compare_command(
     for_built_in = {"backend": backends, "model": networks, "seed": seed}
     for_user_models = {
         "inputs": inputs, "objective": objective, "optimizer": optimizer, "lr": lr, "rules": rules, "sync": sync,
-        "layers": layers,
+        "layers": layers, "keywords": keywords or None,
     }  # fmt: skip
     with exit_on_error():
         if not _are_built_in(models, against):

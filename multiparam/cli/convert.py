@@ -22,6 +22,7 @@ from ..transfers.plan import plan as make_plan
 from ..weights import writers
 from . import references
 from .opening import check_folder, load_model, open_file, open_source
+from .options import Keywords
 from .terminal import exit_on_error, print_table, print_verdict, progress, quiet, reject_options, warnings_as_sentences
 
 SOURCE = "A model, as package.module:callable or file.py:callable, or a file."
@@ -56,6 +57,7 @@ class TransferOptions:
     partial: bool
     cast: bool
     verify: Path | None
+    keywords: bool
     output: Path | None
 
 
@@ -69,6 +71,7 @@ def convert_command(
     partial: Partial = False,
     cast: Cast = False,
     verify: VerifyInputs = None,
+    keywords: Keywords = False,
     output: Output = None,
     to: FormatName = None,
 ) -> None:
@@ -86,10 +89,12 @@ def convert_command(
             raise typer.BadParameter("say where the model is saved, or --dry-run or --verify", param_hint="--output")
     else:
         for_models = {"--accept-guesses": accept_guesses, "--partial": partial, "--cast": cast, "--verify": verify,
-                      "--output": output, "--save-rules": save_rules}  # fmt: skip
+                      "--keywords": keywords or None, "--output": output, "--save-rules": save_rules}  # fmt: skip
         reject_options(for_models, "it is for a TARGET that is a model, and this one is a file")
     if verify is not None and not references.is_reference(source):
         raise typer.BadParameter("only a model can be run, and SOURCE is a file", param_hint="--verify")
+    if keywords and verify is None:
+        raise typer.BadParameter("there are no inputs: name their file with --verify", param_hint="--keywords")
     with exit_on_error(), warnings_as_sentences():
         written = output if into_model else Path(target)
         if save_rules is not None:  # refused before a model is made, which may take minutes
@@ -98,7 +103,9 @@ def convert_command(
             check_folder(written, "--output" if into_model else "TARGET")
             writers.writer(written, to)
         if into_model:
-            options = TransferOptions(rules, save_rules, dry_run, accept_guesses, partial, cast, verify, output)
+            options = TransferOptions(
+                rules, save_rules, dry_run, accept_guesses, partial, cast, verify, keywords, output
+            )
             code = _into_model(source, target, options)
         else:
             code = _into_file(source, Path(target), rules, dry_run, to)
@@ -119,7 +126,7 @@ PROBLEMS = {
 def _into_model(source_name: str, target_name: str, options: TransferOptions) -> int:
     console = Console()
     with quiet() as stderr:
-        inputs = None if options.verify is None else references.examples(options.verify)
+        inputs = None if options.verify is None else references.examples(options.verify, options.keywords)
         source: Any = source_name
         if references.is_reference(source_name):
             source = load_model(source_name, stderr)

@@ -19,6 +19,7 @@ from ..weights import histograms, summary
 from ..weights.summary import Listing, Row
 from . import references
 from .opening import check_folder, open_source
+from .options import Keywords
 from .terminal import exit_on_error, print_table, progress, warnings_as_sentences
 
 COLOURS = {"trainable": "green", "frozen": "cyan", "buffer": "dim"}
@@ -53,6 +54,7 @@ def inspect_command(
     format: FormatName = Format.text,
     plot: Picture = None,
     inputs: ExampleInputs = None,
+    keywords: Keywords = False,
 ) -> None:
     """Show what a model or a weight file holds: names, kinds, shapes, dtypes, ties, and what is trained.
 
@@ -65,8 +67,10 @@ def inspect_command(
         check_folder(plot, "--plot")
     if inputs is not None and not references.is_reference(source):
         raise typer.BadParameter("a file has its shapes already", param_hint="--inputs")
+    if keywords and inputs is None:
+        raise typer.BadParameter("there are no inputs: name their file with --inputs", param_hint="--keywords")
     with exit_on_error(), warnings_as_sentences():
-        with open_source(source, inputs) as (model_or_file, stderr):
+        with open_source(source, inputs, keywords) as (model_or_file, stderr):
             if isinstance(model_or_file, Model):
                 listing = summary.of_model(model_or_file)
             else:

@@ -18,19 +18,21 @@ from .terminal import quiet
 
 
 @contextmanager
-def open_source(text: str, inputs: Path | None = None) -> Iterator[tuple[Model | Source, TextIO]]:
+def open_source(
+    text: str, inputs: Path | None = None, keywords: bool = False
+) -> Iterator[tuple[Model | Source, TextIO]]:
     """The model or the file that a text names, and the real standard error: the frameworks are quiet meanwhile."""
     with quiet() as stderr:
         if references.is_reference(text):
-            yield load_model(text, stderr, inputs), stderr
+            yield load_model(text, stderr, inputs, keywords), stderr
         else:
             with open_file(text) as file:
                 yield file, stderr
 
 
-def load_model(reference: str, stderr: TextIO, inputs: Path | None = None) -> Model:
+def load_model(reference: str, stderr: TextIO, inputs: Path | None = None, keywords: bool = False) -> Model:
     """The model that a reference names. What user code prints goes to standard error: the output is the command's."""
-    arrays = () if inputs is None else references.examples(inputs)
+    arrays = () if inputs is None else references.examples(inputs, keywords)
     with redirect_stdout(stderr):
         return references.model(reference, arrays)
 

@@ -25,6 +25,9 @@ Steps = Annotated[int | None, typer.Option(min=0, help=STEPS)]
 Inputs = Annotated[
     Path | None, typer.Option(help="An npz file of the first one's inputs.", rich_help_panel=USER_MODELS)
 ]
+Keywords = Annotated[
+    bool, typer.Option("--keywords", help="Pass the npz file's arrays by their names in it, not in their order.")
+]
 Objective = Annotated[str | None, typer.Option(help=OBJECTIVE, rich_help_panel=USER_MODELS)]
 OptimizerName = Annotated[str | None, typer.Option(help="sgd, momentum, adam or adamw.", rich_help_panel=USER_MODELS)]
 LearningRate = Annotated[float | None, typer.Option(help="Its learning rate.", rich_help_panel=USER_MODELS)]

@@ -13,6 +13,7 @@ from .options import (
     FOR_BUILT_IN,
     BackendNames,
     Inputs,
+    Keywords,
     LayerGlobs,
     LearningRate,
     NetworkNames,
@@ -38,6 +39,7 @@ def record_command(
     steps: Steps = None,
     seed: Seed = None,
     inputs: Inputs = None,
+    keywords: Keywords = False,
     objective: Objective = None,
     optimizer: OptimizerName = None,
     lr: LearningRate = None,
@@ -51,7 +53,8 @@ def record_command(
     if output.suffix != user_models.RECORDING:
         raise typer.BadParameter(f"a recording is a {user_models.RECORDING} file", param_hint="--output")
     for_built_in = {"backend": backends, "model": networks, "seed": seed}
-    for_user_models = {"inputs": inputs, "objective": objective, "optimizer": optimizer, "lr": lr}
+    for_user_models = {"inputs": inputs, "objective": objective, "optimizer": optimizer, "lr": lr,
+                       "keywords": keywords or None}  # fmt: skip
     followed = tuple(layers or ())
     with exit_on_error():
         if models:

@@ -8,13 +8,11 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
-
-import numpy as np
 
 from ..core import registry
 from ..core.construction import wrap
@@ -41,19 +39,22 @@ def is_reference(text: str) -> bool:
     return REFERENCE.fullmatch(text) is not None and not os.path.exists(text)
 
 
-def examples(path: Path) -> tuple[np.ndarray, ...]:
-    """The arrays of an npz file, in its order: a model's inputs. Raises FileError or OSError."""
+Examples = tuple[Any, ...] | Mapping[str, Any]  # by position, or by keyword
+
+
+def examples(path: Path, keywords: bool = False) -> Examples:
+    """The arrays of an npz file: a model's inputs, in its order or by their names. Raises FileError or OSError."""
     from ..weights.formats import Npz
 
     os.stat(path)  # what is not there is an OSError, as for every file that an option names
     with Npz(path) as file:
-        arrays = tuple(file[name] for name in file)
+        arrays = {name: file[name] for name in file}
     if not arrays:
         raise FileError(f"{str(path)!r} has no arrays. Write example inputs with numpy.savez(path, x).")
-    return arrays
+    return arrays if keywords else tuple(arrays.values())
 
 
-def model(reference: str, inputs: tuple[Any, ...] = ()) -> Model:
+def model(reference: str, inputs: Examples = ()) -> Model:
     """The model that a reference names, wrapped.
 
     The callable takes no arguments and gives a native model, an ``mp.Model``, or a tuple of one and its example inputs;
@@ -89,7 +90,7 @@ def function(reference: str) -> Any:
     return named
 
 
-def _wrapped(model_or_tuple: Any, inputs: tuple[Any, ...], reference: str) -> Model:
+def _wrapped(model_or_tuple: Any, inputs: Examples, reference: str) -> Model:
     """A native model wrapped, with the inputs or else those it came with; one that is wrapped already as it is."""
     is_tuple = isinstance(model_or_tuple, tuple) and model_or_tuple
     native, *examples = model_or_tuple if is_tuple else (model_or_tuple,)
@@ -101,7 +102,7 @@ def _wrapped(model_or_tuple: Any, inputs: tuple[Any, ...], reference: str) -> Mo
         raise Unrecognised(f"{reference} gives no model. {error}") from None
     try:
         with _user_code(f"the model of {reference}", None):
-            return wrap(native, *(inputs or examples))
+            return wrap(native, *([inputs] if isinstance(inputs, Mapping) else inputs or examples))
     except UnknownShapes as error:
         problem = str(error).replace(UNKNOWN_CURE, "").rstrip()  # the cure that is said to callers in Python
         raise UnknownShapes(

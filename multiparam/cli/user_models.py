@@ -111,7 +111,7 @@ def recordings_of(config: Config) -> list[str]:
     return files + ([] if config.against is None else [str(config.against)])
 
 
-def load_models(config: Config, inputs: tuple[Any, ...]) -> dict[str, Model | Path]:
+def load_models(config: Config, inputs: references.Examples) -> dict[str, Model | Path]:
     """The models by name, live; recordings as their paths."""
     return {
         name: Path(reference) if reference.endswith(RECORDING) else references.model(reference, inputs)
@@ -119,11 +119,11 @@ def load_models(config: Config, inputs: tuple[Any, ...]) -> dict[str, Model | Pa
     }
 
 
-def load_task(config: Config) -> tuple[Callable[..., Any] | None, tuple[Any, ...], tuple[Any, ...]]:
+def load_task(config: Config) -> tuple[Callable[..., Any] | None, references.Examples, tuple[Any, ...]]:
     """The objective, the inputs and the targets: where there is an objective, the last array of the file."""
     from ..comparison.recording import OBJECTIVES
 
-    arrays = () if config.inputs is None else references.examples(config.inputs)
+    arrays = () if config.inputs is None else references.examples(config.inputs, config.keywords)
     name = config.objective
     if name is None:
         return None, arrays, ()
@@ -137,7 +137,12 @@ def load_task(config: Config) -> tuple[Callable[..., Any] | None, tuple[Any, ...
         return function, (), ()
     if len(arrays) < 2 and name in OBJECTIVES:
         raise InvalidArgument(f"{name} needs targets: the inputs file must hold them as its last array.")
-    return (function, arrays[:-1], arrays[-1:]) if len(arrays) > 1 else (function, arrays, ())
+    if len(arrays) < 2:
+        return function, arrays, ()
+    if isinstance(arrays, Mapping):
+        *names, targets = arrays
+        return function, {name: arrays[name] for name in names}, (arrays[targets],)
+    return function, arrays[:-1], arrays[-1:]
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -59,6 +59,7 @@ class Config:
 
     models: dict[str, str]
     inputs: Path | None = None
+    keywords: bool = False
     objective: str | None = None
     rules: dict[str, Any] | Path | None = None
     sync: str | None = None

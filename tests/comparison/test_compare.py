@@ -265,6 +265,59 @@ def other():
 """
 
 
+BY_KEYWORD = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 2, dtype=torch.float64)
+
+class First(Net):
+    def forward(self, features, *, scale):
+        return scale * self.fc(features)
+
+class Second(Net):
+    def forward(self, scale, features):
+        return scale * self.fc(features)
+"""
+
+
+@pytest.mark.needs("torch")
+def test_the_command_line_passes_arrays_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that take the same arguments in another order: by position the first takes none of it."""
+    monkeypatch.chdir(tmp_path)
+    Path("by_keyword.py").write_text(BY_KEYWORD)
+    scale, features = np.linspace(1, 4, 12).reshape(4, 3)[:, :1], np.random.default_rng(0).normal(size=(4, 3))
+    np.savez("x.npz", scale=scale, features=features)
+    np.savez("xy.npz", scale=scale, features=features, target=np.zeros((4, 2)))
+    Path("agree.toml").write_text(
+        'inputs = "xy.npz"\nkeywords = true\nobjective = "mse"\nsync = "a"\n'
+        '[models]\na = "by_keyword.py:First"\nb = "by_keyword.py:Second"\n'
+    )
+
+    def said(*line: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, list(line))
+        return done.exit_code, done.output
+
+    pair = ("by_keyword.py:First", "by_keyword.py:Second")
+    both = ("compare", *pair, "--sync", "First", "--inputs")
+    code, text = said(*both, "x.npz", "--keywords")
+    assert code == 0 and "agrees with" in text, text
+    code, text = said(*both, "xy.npz", "--objective", "mse", "--keywords")
+    assert code == 0, text
+    assert said("compare", "agree.toml")[0] == 0
+    assert said(*both, "x.npz")[0] == 3
+    code, text = said("convert", *pair, "--verify", "x.npz", "--keywords")
+    assert code == 0 and "the models agree" in text, text
+    record = ("record", pair[0], "--inputs", "x.npz", "--output", "run.safetensors")
+    assert said(*record)[0] == 3 and said(*record, "--keywords")[0] == 0
+    code, text = said("inspect", pair[0], "--inputs", "x.npz", "--keywords")
+    assert code == 0 and "fc.weight" in text
+    for line in (("convert", *pair, "--dry-run"), ("inspect", pair[0]), ("compare", *pair), ("compare",)):
+        assert said(*line, "--keywords")[0] == 2
+
+
 def test_the_command_line_takes_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("nets_of_compare.py").write_text(MODELS)

@@ -28,6 +28,7 @@ from multiparam.testing.architectures import examples
 
 GOOD = """
 inputs = "batch.npz"
+keywords = true
 objective = "cross_entropy"
 sync = "torch"
 steps = 3
@@ -80,6 +81,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "before": str(tmp_path / "old" / "run.safetensors"),
         },
         inputs=tmp_path / "batch.npz",
+        keywords=True,
         objective="cross_entropy",
         rules={"encoder.*": "enc.*", r"re:h(\d)\..*": r"layers.\1", "old.*": None},
         sync="torch",
@@ -185,8 +187,8 @@ OBJECTIVE = "it takes mse, cross_entropy, or a function as file.py:function or p
 BROKEN: dict[str, tuple[str, list[str]]] = {
     "empty": ("", [f"models is missing; {TWO_MODELS}"]),
     "unknown key": ("synch = 'a'\n" + TWO, ["synch is unknown. Did you mean 'sync'?"]),
-    "far key": ("x = 1\n" + TWO, ["x is unknown. There are: 'models', 'inputs', 'objective', 'rules', 'sync', "
-                                  "'tolerances', ...."]),
+    "far key": ("x = 1\n" + TWO, ["x is unknown. There are: 'models', 'inputs', 'keywords', 'objective', 'rules', "
+                                  "'sync', ...."]),
     "unknown table": (TWO + "[tolerance]\noutput = 1\n", ["tolerance is unknown. Did you mean 'tolerances'?"]),
     "unknown in a list": (
         TWO + SECOND + "chek = 'options'\nreason = 'so'\n",
