@@ -86,7 +86,7 @@ def run_network(
         calls=list(cache),
     )
     tick()
-    for name, lr in LEARNING_RATES.items() if steps else ():
+    for name, lr in LEARNING_RATES.items() if steps and network.smooth else ():
         _restore(net, start)
         optimizer = net.optimizer(name, lr=lr)
         for batch in batches:

@@ -1,8 +1,8 @@
 """The networks of the main job, on real data: scikit-learn's bundled iris and digits.
 
-They are smooth where gradients pass. At a kink, of a ReLU or between two values of a max pool, a rounding error takes
-another branch, and after that float32 trajectories part by 1e-3, within one framework as much as between two; the
-tests hold each kinked layer against its definition instead.
+At a kink, of a ReLU or between two values of a max pool, a rounding error takes another branch, and after that float32
+trajectories part by 1e-3, within one framework as much as between two. Networks that are trained are smooth where
+gradients pass; those with kinks are held against each other before training: outputs, layers, and one step's gradients.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ DATASETS, WHY, INSTALL = "sklearn.datasets", "The data of the networks built in"
 
 @dataclass(frozen=True)
 class ZooNetwork:
-    """A network, its objective and where its data comes from."""
+    """A network, its objective and where its data comes from; and whether trajectories of it can be compared."""
 
     spec: Callable[[], nn.Layer]
     objective: Callable[..., Any]
     data: Callable[[], tuple[np.ndarray, np.ndarray]]
     about: str
+    smooth: bool = True
 
     def batches(self, steps: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """``steps`` batches in the data's own order, starting over at its end."""
@@ -56,6 +57,12 @@ def digit_images() -> tuple[np.ndarray, np.ndarray]:
     """The same digits as images (1797, 1, 8, 8)."""
     x, y = digits()
     return x.reshape(-1, 1, 8, 8), y
+
+
+def digit_tokens() -> tuple[np.ndarray, np.ndarray]:
+    """The same digits as sequences of 64 integers from 0 to 16."""
+    x, y = digits()
+    return np.rint(16 * x).astype(np.int64), y
 
 
 def mlp() -> nn.Layer:
@@ -100,10 +107,39 @@ def cnn() -> nn.Layer:
     )
 
 
+def joined() -> nn.Layer:
+    """Kinks, branches that join, and the norms and poolings that the others have not."""
+    body = nn.Sequential(nn.Conv(8, 3, padding=1), nn.GroupNorm(2), nn.ReLU(), nn.Conv(8, 3, padding=1, bias=False))
+    patches = nn.Sequential(nn.Conv(4, 3, stride=3), nn.Tokens(), nn.Linear(2), nn.Flatten())
+    # No biases before the norm, whose gradients would be 0 but for rounding.
+    return nn.Sequential(
+        nn.Conv(8, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool(2),
+        nn.Add(("body", body), ("shortcut", nn.Conv(8, 1, bias=False))),
+        nn.InstanceNorm(),
+        nn.Residual(nn.Sequential(nn.Conv(8, 3, padding=1, groups=2), nn.Sigmoid())),
+        nn.ConvTranspose(6, 3, stride=2, padding=1),
+        nn.Concat(nn.Identity(), nn.Sequential(nn.Conv(4, 1), nn.ReLU())),
+        nn.Concat(nn.GlobalAvgPool(), nn.GlobalMaxPool(), patches),
+        nn.Linear(10),
+    )
+
+
+def tokens() -> nn.Layer:
+    """An embedding, the norms of the last axis, and what is done position by position."""
+    norm = nn.LayerNorm(eps=2**-16)  # MXNet takes it as a float32 always, and this is one
+    feed_forward = nn.Sequential(norm, nn.Linear(16), nn.GELU("tanh"), nn.Linear(8))
+    return nn.Sequential(nn.Embedding(17, 8), nn.Residual(feed_forward), nn.RMSNorm(), nn.Softmax(), nn.Flatten(),
+                         nn.Linear(10))  # fmt: skip
+
+
 ZOO: Mapping[str, ZooNetwork] = {
     "mlp": ZooNetwork(mlp, losses.mse, iris, "4-8-1 on iris"),
     "nested": ZooNetwork(nested, losses.mse, iris, "four named blocks on iris"),
     "tied": ZooNetwork(tied, losses.mse, iris, "one layer at two positions on iris"),
     "digits-mlp": ZooNetwork(digits_mlp, losses.cross_entropy, digits, "64-128-64-10 on digits"),
     "cnn": ZooNetwork(cnn, losses.cross_entropy, digit_images, "convolutional, batch-normalised, on digits"),
+    "joined": ZooNetwork(joined, losses.cross_entropy, digit_images, "kinks and branches, on digits", smooth=False),
+    "tokens": ZooNetwork(tokens, losses.cross_entropy, digit_tokens, "an embedding and norms, on digits as tokens"),
 }

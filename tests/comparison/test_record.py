@@ -31,6 +31,7 @@ from multiparam.comparison.networks import (
 from multiparam.comparison.recording import KEY, open_recording, open_subjects
 from multiparam.comparison.reports.json import to_document
 from multiparam.comparison.schemas import problems
+from multiparam.comparison.zoo import ZOO
 from multiparam.core.state import spec
 from multiparam.weights.safetensors import Tensor, TensorFile, write_safetensors
 
@@ -319,6 +320,33 @@ def test_a_network_that_drifts_is_placed(tmp_path: Path) -> None:
     found = judge_networks([*golden, drifted, replace(runs[1], label="now")], {})
     assert not found.agrees
     assert found.pairs[1].parted.startswith("at layer 2: its inputs agree") and found.pairs[1].first == {"mlp": 1}
+
+
+@needs_data
+@pytest.mark.slow
+def test_a_kink_that_leaks_in_one_framework_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a thousandth: training of smooth networks would never show it."""
+    import torch
+    from multiparam_torch import build
+
+    runs = record_networks(["joined"], ["torch"], **QUICK)
+    again = [replace(run, label="again") for run in record_networks(["joined"], ["torch"], **QUICK)]
+    assert judge_networks([*runs, *again], {}).agrees
+    monkeypatch.setitem(build.PLAIN, nn.ReLU, lambda: torch.nn.LeakyReLU(1e-3))
+    leaking = [replace(run, label="leaking") for run in record_networks(["joined"], ["torch"], **QUICK)]
+    found = judge_networks([*runs, *leaking], {})
+    assert {"output", "gradients"} <= {check.check for check in found.pairs[1].checks if not check.agrees}
+    assert found.pairs[1].parted.startswith("between layers 0 and 3.body.0")
+
+
+def test_the_networks_built_in_have_every_layer() -> None:
+    def kinds(layer: nn.Layer) -> set[str]:
+        below = [layer.body] if isinstance(layer, nn.Residual) else getattr(layer, "layers", ())
+        return {type(layer).__name__}.union(*map(kinds, below))
+
+    every = {name for name, kind in vars(nn).items() if isinstance(kind, type) and issubclass(kind, nn.Layer)}
+    used = set().union(*(kinds(network.spec()) for network in ZOO.values()))
+    assert every - used == {"Layer", "Container", "Join", "Dropout"}  # which draws other numbers in each framework
 
 
 def test_the_schema_knows_what_is_written(recording: Path) -> None:
