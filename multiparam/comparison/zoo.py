@@ -107,7 +107,7 @@ def cnn() -> nn.Layer:
     )
 
 
-def joined() -> nn.Layer:
+def joined_branches() -> nn.Layer:
     """Kinks, branches that join, and the norms and poolings that the others have not."""
     body = nn.Sequential(nn.Conv(8, 3, padding=1), nn.GroupNorm(2), nn.ReLU(), nn.Conv(8, 3, padding=1, bias=False))
     patches = nn.Sequential(nn.Conv(4, 3, stride=3), nn.Tokens(), nn.Linear(2), nn.Flatten())
@@ -126,7 +126,7 @@ def joined() -> nn.Layer:
     )
 
 
-def tokens() -> nn.Layer:
+def token_blocks() -> nn.Layer:
     """An embedding, the norms of the last axis, and what is done position by position."""
     norm = nn.LayerNorm(eps=2**-16)  # MXNet takes it as a float32 always, and this is one
     feed_forward = nn.Sequential(norm, nn.Linear(16), nn.GELU("tanh"), nn.Linear(8))
@@ -140,6 +140,10 @@ ZOO: Mapping[str, ZooNetwork] = {
     "tied": ZooNetwork(tied, losses.mse, iris, "one layer at two positions on iris"),
     "digits-mlp": ZooNetwork(digits_mlp, losses.cross_entropy, digits, "64-128-64-10 on digits"),
     "cnn": ZooNetwork(cnn, losses.cross_entropy, digit_images, "convolutional, batch-normalised, on digits"),
-    "joined": ZooNetwork(joined, losses.cross_entropy, digit_images, "kinks and branches, on digits", smooth=False),
-    "tokens": ZooNetwork(tokens, losses.cross_entropy, digit_tokens, "an embedding and norms, on digits as tokens"),
+    "joined": ZooNetwork(
+        joined_branches, losses.cross_entropy, digit_images, "kinks and branches, on digits", smooth=False
+    ),
+    "tokens": ZooNetwork(
+        token_blocks, losses.cross_entropy, digit_tokens, "an embedding and norms, on digits as tokens"
+    ),
 }
