@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from flax import nnx as flax_nnx
 import multiparam.adapter as mpa
 from multiparam.errors import Unrecognised
 
-from .arrays import NAMESPACE, from_numpy, scope
+from .arrays import CONFIG, NAMESPACE, from_numpy, scope
 from .build import chain
 from .linen import LinenHost, host_for, zeros
 from .nnx import NnxHost
@@ -61,6 +62,14 @@ class JaxAdapter(mpa.Adapter):
             kept = labels != ignore_index
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(kept, labels, 0))
             return losses.mean(where=kept)
+
+    def settings(self) -> dict[str, Any]:
+        now = {
+            "jax_enable_x64": (CONFIG.jax_enable_x64, False),
+            "jax_default_matmul_precision": (CONFIG.jax_default_matmul_precision, None),
+            "XLA_FLAGS": (os.environ.get("XLA_FLAGS", ""), ""),
+        }
+        return {name: value for name, (value, default) in now.items() if value != default}
 
     def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
         module = getattr(function, "__module__", None) or ""

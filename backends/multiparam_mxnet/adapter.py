@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,9 @@ class MxnetAdapter(Adapter):
         kept = (labels != ignore_index).astype(logits.dtype)
         losses = _cross_entropy(is_np(logits))(logits, labels * kept.astype(labels.dtype))
         return (losses * kept).sum() / kept.sum()
+
+    def settings(self) -> dict[str, Any]:
+        return {name: value for name, value in os.environ.items() if name.startswith("MXNET_")}
 
     def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
         if not isinstance(function, mx.init.Initializer):

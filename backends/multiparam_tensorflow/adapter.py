@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -89,6 +90,14 @@ class TensorflowAdapter(mpa.Adapter):
         kept = tf.not_equal(labels, ignore_index)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.where(kept, labels, 0), logits)
         return tf.reduce_sum(tf.where(kept, losses, 0)) / tf.reduce_sum(tf.cast(kept, losses.dtype))
+
+    def settings(self) -> dict[str, Any]:
+        now = {
+            "floatx": (keras.config.floatx(), "float32"),
+            "dtype policy": (keras.mixed_precision.dtype_policy().name, keras.config.floatx()),
+            **{name: (os.environ.get(name, ""), "") for name in ("TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS")},
+        }
+        return {name: value for name, (value, default) in now.items() if value != default}
 
     def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
         roots = {base.__module__.partition(".")[0] for base in type(function).__mro__}

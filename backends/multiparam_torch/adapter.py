@@ -58,6 +58,16 @@ class TorchAdapter(Adapter):
     def cross_entropy(self, logits: torch.Tensor, labels: Any, ignore_index: int) -> torch.Tensor:
         return tnn.functional.cross_entropy(logits, labels.long(), ignore_index=ignore_index)
 
+    def settings(self) -> dict[str, Any]:
+        now = {
+            "default dtype": (str(torch.get_default_dtype()), "torch.float32"),
+            "float32 matmul precision": (torch.get_float32_matmul_precision(), "highest"),
+            "autocast on CPU": (torch.is_autocast_enabled("cpu"), False),
+            "autocast on CUDA": (torch.is_autocast_enabled("cuda"), False),
+            "deterministic algorithms": (torch.are_deterministic_algorithms_enabled(), False),
+        }
+        return {name: value for name, (value, default) in now.items() if value != default}
+
     def initializer(self, function: Any) -> Callable[[Any, int], None] | None:
         inner = function.func if isinstance(function, functools.partial) else function
         if getattr(inner, "__module__", None) != "torch.nn.init":

@@ -27,8 +27,8 @@ def compare_built_in(options: Mapping[str, Any], against: Path | None, reports: 
 
     ``options``: the values of ``--backend``, ``--model``, ``--steps`` and ``--seed``, None where one is not used.
     """
+    from ..comparison.environments import environment
     from ..comparison.networks import judge_networks, label_columns, open_network_files
-    from ..comparison.subjects import environment
     from ..comparison.zoo import ZOO
 
     golden, recorded, environments = open_network_files([against]) if against is not None else ([], {}, [])

@@ -12,11 +12,11 @@ from ..core import registry
 from ..errors import FileError, InvalidArgument
 from .activations import ActivationCache, LayerCall
 from .divergence import Follower
+from .environments import environment
 from .judge import BOUNDS, Check, judge_runs
 from .recording import RecordingWriter, load_arrays, open_recording
 from .results import Comparison, Pair
 from .runs import NetworkRun, run_network
-from .subjects import environment
 from .zoo import ZOO
 
 TICKS = 4  # of progress per run: the look, and each optimizer

@@ -23,6 +23,7 @@ from ..transfers.rename import Rules
 from . import by_plan, hints, noise
 from .activations import LayerCalls
 from .divergence import Follower
+from .environments import possible_causes
 from .exercise import unexercised
 from .faults import Pairing, find_faults
 from .judge import Check
@@ -95,6 +96,13 @@ class ReferenceJudge:
     def judge(self, candidate: Subject, rules: Rules) -> Pair:
         """All checks of one candidate. Where they fail, and a flattening was inferred that the values know nothing of,
         the plan without it is tried, and taken if the outputs then agree."""
+        pair = self._judge_as_planned(candidate, rules)
+        failed = [check for check in pair.checks if not check.agrees]
+        if failed and not pair.hints and all(check.distance is not None for check in failed):
+            pair.hints = possible_causes(self.reference, candidate)  # nothing of the models explains it
+        return pair
+
+    def _judge_as_planned(self, candidate: Subject, rules: Rules) -> Pair:
         plan = planning.plan_manifests(self.reference.manifest, candidate.manifest, rules, cast=True)
         pair = self._judge_by(plan, candidate)
         if not pair.agrees and any(move.permutation for move in plan.moves):

@@ -27,9 +27,10 @@ from ..weights.safetensors import Tensor, TensorFile, write_safetensors
 from ..weights.strict_json import strict_json
 from ..weights.together import in_all_or_none
 from .activations import LayerCall, digest
+from .environments import environment
 from .runs import LEARNING_RATES
 from .schemas import problems
-from .subjects import LiveSubject, NotInFloat64, RecordedSubject, environment
+from .subjects import LiveSubject, NotInFloat64, RecordedSubject
 from .tasks import Task
 
 KEY = "multiparam.recording"
@@ -120,6 +121,7 @@ def _model_document(subject: LiveSubject) -> dict[str, Any]:
         **describe(subject.net),
         "values": {names[0]: subject.net[names[0]].numpy(gather=True) for names in _names(subject)},
         "passes": passes,
+        **({"settings": dict(subject.settings)} if subject.settings else {}),
         "trained": subject.trained(),
     }
     if "float64" in passes:
@@ -289,6 +291,7 @@ def _subject(
         floor=document.get("noise_floor", 0.0),
         source=file.path.name,
         environment=environment,
+        settings=document.get("settings", {}),
     )
 
 

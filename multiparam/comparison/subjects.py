@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import copy
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib import metadata
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +27,7 @@ from ..transfers.rename import Rules
 from . import noise
 from .activations import ActivationCache, LayerCalls, OnCall, select_layers
 from .calling import Caller
+from .environments import environment
 from .forcing import Forcing
 from .objectives import mean_square
 from .tasks import Task
@@ -49,6 +47,7 @@ class Subject:
     dtypes: tuple[str, ...]
     task: Task
     environment: Mapping[str, Any]
+    settings: Mapping[str, Any]  # of its framework, that are not the defaults
 
     def run(self, dtype: str, on_call: OnCall | None = None) -> Outputs:
         """The outputs of a forward pass in evaluation; ``on_call`` gets the calls of layers as they come."""
@@ -107,6 +106,7 @@ class Subject:
             "title": self.manifest.title,
             "parameters": sum(int(np.prod(e.spec.shape)) for e in entries.values()),
             "source": self.source,
+            **({"settings": dict(self.settings)} if self.settings else {}),
         }
 
 
@@ -120,7 +120,7 @@ class LiveSubject(Subject):
         self._caller = caller
         self._exact: Mapping[str, Callable[[], np.ndarray]] = {}
         self.source = ""
-        self.environment = environment()
+        self.environment, self.settings = environment(), net.adapter.settings()
         self.backend = net.backend
         self.version = str(registry.info(net.backend).version())
         self.manifest = manifest_of(net, gather=True)
@@ -346,6 +346,7 @@ class RecordedSubject(Subject):
     source: str
     environment: Mapping[str, Any]
     floor: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def noise_floor(self) -> float:
         return self.floor
@@ -367,20 +368,3 @@ class RecordedSubject(Subject):
 
     def trained(self) -> NamedArrays:
         return self.final
-
-
-@lru_cache
-def environment() -> Mapping[str, Any]:
-    """Python, the machine's kind and the versions of what matters here, as plain data."""
-    known = [registry.info(backend) for backend in registry.backends()]
-    packages = {}
-    for package in dict.fromkeys(["numpy", *(each for info in known for each in (*info.requires, *info.recognises))]):
-        try:
-            packages[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "packages": packages,
-    }

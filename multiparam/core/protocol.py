@@ -121,6 +121,14 @@ class Adapter(Protocol):
         """
         return array.__array_namespace__()  # of the array API standard; numpy's have it from 2.0 on
 
+    def settings(self) -> Mapping[str, Any]:
+        """The framework's settings that its numbers depend on, as a coarser matmul, where they are not its defaults.
+
+        Returns:
+            Name, as its users write it, -> value, as plain data; nothing, by default.
+        """
+        return {}
+
     def initializer(self, function: Any) -> Callable[[Storage, int], None] | None:
         """A filler, for one of the framework's own initialisers.
 

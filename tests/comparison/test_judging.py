@@ -948,6 +948,19 @@ def test_what_is_compared_is_said(compared: Compare) -> None:
     assert len(found.checks) == 16
 
 
+def test_where_models_ran_is_a_possible_cause_of_numbers_that_differ(compared: Compare) -> None:
+    old, new = ({"python": python, "packages": {"numpy": "1.26", name: "2.0"}, "name": name}
+                for python, name in (("3.11", "a"), ("3.12", "b")))  # fmt: skip
+    reference, same = subject("a", environment=old), subject("b", environment=new, settings={"precision": "low"})
+    assert compared(reference, same).pairs[0].hints == []  # nothing is to be explained
+    other = replace(same, **otherwise(0, output=OUTPUT * 2))
+    hints = compared(reference, other).pairs[0].hints
+    assert hints[-1] == "it may be where they ran: python is 3.11 there, 3.12 here; numpy's precision is 'low' here"
+    variables = {**old, "variables": {"OMP_NUM_THREADS": "1"}}
+    hints = compared(replace(other, environment=old, settings={}), subject("a", environment=variables)).pairs[0].hints
+    assert hints[-1] == "it may be where they ran: OMP_NUM_THREADS is not set there, 1 here"
+
+
 def test_a_comparison_as_text() -> None:
     checks = [
         Check("", "structure", "b", True),
