@@ -166,18 +166,22 @@ def test_a_damaged_distributed_checkpoint(tmp_path: Path, name: str, how: str) -
 
 
 TWO = """
-import sys, torch
+import os, sys, time, torch
 from torch import distributed
 from torch.distributed import checkpoint
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 rank, folder = int(sys.argv[1]), sys.argv[2]
-distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+store = distributed.FileStore(f"{folder}/store", 2)
+distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
 mesh = init_device_mesh("cpu", (2,))
 whole = torch.arange(35.0).reshape(7, 5)
 state = {"a": distribute_tensor(whole, mesh, [Shard(0)]), "b": distribute_tensor(whole, mesh, [Shard(1)]), "c": whole}
 checkpoint.save(state, checkpoint_id=f"{folder}/w")
-distributed.destroy_process_group()
+store.add("done", 1)
+while store.add("done", 0) < 2:
+    time.sleep(0.01)
+os._exit(0)  # what gloo's threads do at the end of a process aborts it at times
 """
 
 
