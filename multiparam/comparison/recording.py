@@ -32,6 +32,7 @@ from .runs import LEARNING_RATES
 from .schemas import problems
 from .subjects import LiveSubject, NotInFloat64, RecordedSubject
 from .tasks import Task
+from .zoo import ZOO
 
 KEY = "multiparam.recording"
 MAJOR, MINOR = 1, 1
@@ -183,7 +184,8 @@ def _network_problems(networks: Mapping[str, Any]) -> Iterator[str]:
         where = f"{run['network']} in {run['backend']}"
         if not len(run["names"]) == len(run["shapes"]) == len(run["kinds"]):
             yield f"{where} has not as many shapes and kinds as names"
-        for what in ("trained", "buffers") if networks["steps"] else ():
+        known = ZOO.get(run["network"])
+        for what in ("trained", "buffers") if networks["steps"] and (known is None or known.smooth) else ():
             yield from (f"{where} has no {name} among {what}" for name in LEARNING_RATES if name not in run[what])
 
 

@@ -324,7 +324,7 @@ def test_a_network_that_drifts_is_placed(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.slow
-def test_a_kink_that_leaks_in_one_framework_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kink_that_leaks_in_one_framework_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a thousandth: training of smooth networks would never show it."""
     import torch
     from multiparam_torch import build
@@ -334,7 +334,9 @@ def test_a_kink_that_leaks_in_one_framework_is_noticed(monkeypatch: pytest.Monke
     assert judge_networks([*runs, *again], {}).agrees
     monkeypatch.setitem(build.PLAIN, nn.ReLU, lambda: torch.nn.LeakyReLU(1e-3))
     leaking = [replace(run, label="leaking") for run in record_networks(["joined"], ["torch"], **QUICK)]
-    found = judge_networks([*runs, *leaking], {})
+    write_networks(tmp_path / "golden.safetensors", runs, **QUICK)
+    golden, _, _ = open_networks(tmp_path / "golden.safetensors")
+    found = judge_networks([*golden, *leaking], {})
     assert {"output", "gradients"} <= {check.check for check in found.pairs[1].checks if not check.agrees}
     assert found.pairs[1].parted.startswith("between layers 0 and 3.body.0")
 
