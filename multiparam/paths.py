@@ -52,6 +52,15 @@ def split(name: str) -> tuple[str, str]:
     return ".".join(layer), leaf
 
 
+def joined(*texts: str) -> str:
+    """Texts of paths, one below the other; empty ones are no segments.
+
+    >>> joined("net", "", "0.weight")
+    'net.0.weight'
+    """
+    return ".".join(filter(None, texts))
+
+
 def matches(name: str, pattern: str) -> bool:
     """Whether a glob (``*``, ``?``, ``[...]``; ``*`` crosses dots) matches a whole name.
 

@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..errors import ShapeError
-from .layers import Container, Layer, Shape, Size, need, sizes
-
-CHANNELS = "an input (N, channels, *spatial)"
+from .layers import CHANNELS, Container, Layer, Shape, Size, need, sizes
 
 
 class Join(Container):
@@ -72,9 +70,7 @@ class Identity(Layer):
 
 
 @dataclass(frozen=True, eq=False)
-class GlobalAvgPool(Layer):
-    """The mean over all spatial axes: (N, channels)."""
-
+class _GlobalPool(Layer):
     order = "last"
 
     def infer(self, shape: Shape) -> Shape:
@@ -83,14 +79,13 @@ class GlobalAvgPool(Layer):
 
 
 @dataclass(frozen=True, eq=False)
-class GlobalMaxPool(Layer):
+class GlobalAvgPool(_GlobalPool):
+    """The mean over all spatial axes: (N, channels)."""
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalMaxPool(_GlobalPool):
     """The maximum over all spatial axes: (N, channels)."""
-
-    order = "last"
-
-    def infer(self, shape: Shape) -> Shape:
-        need(shape, 2, self, CHANNELS)
-        return shape[:1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from ..errors import InvalidArgument, ShapeError, WrongType
 
 Shape = tuple[int, ...]  # without the batch axis
 Size = int | tuple[int, ...]
+CHANNELS = "an input (N, channels, *spatial)"
 
 
 # Descriptions compare by identity (``eq=False`` below): using one object twice shares its weights, and two layers that
@@ -138,7 +139,7 @@ class Conv(Layer):
     order = "last"
 
     def infer(self, shape: Shape) -> Shape:
-        need(shape, 2, self, "an input (N, channels, *spatial)")
+        need(shape, 2, self, CHANNELS)
         if len(shape) > 4:
             raise ShapeError(f"Conv takes 1 to 3 spatial axes; it gets {len(shape) - 1}")
         if shape[0] % self.groups or self.out_channels % self.groups:
@@ -167,7 +168,7 @@ class _Pool(Layer):
     order = "last"
 
     def infer(self, shape: Shape) -> Shape:
-        need(shape, 2, self, "an input (N, channels, *spatial)")
+        need(shape, 2, self, CHANNELS)
         stride = self.kernel_size if self.stride is None else self.stride
         for k, p in zip(sizes(self.kernel_size, len(shape) - 1), sizes(self.padding, len(shape) - 1), strict=True):
             if 2 * p > k:
@@ -225,7 +226,7 @@ class BatchNorm(Layer):
     order = "last"
 
     def infer(self, shape: Shape) -> Shape:
-        need(shape, 1, self, "an input (N, channels, *spatial)")
+        need(shape, 1, self, CHANNELS)
         return shape
 
 

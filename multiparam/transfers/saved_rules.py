@@ -51,12 +51,12 @@ def _new_name(shown: str, entry: Entry, old_side: Side, new_side: Side, place: s
     layer, leaf = paths.split(entry.name)
     stacked = STACKED.fullmatch(shown)
     if stacked:
-        return _joined(place, stacked[2], leaf)
+        return paths.joined(place, stacked[2], leaf)
     if _is_group(old_side):
-        return _joined(place, paths.split(layer)[1], leaf)
+        return paths.joined(place, paths.split(layer)[1], leaf)
     if shown in new_side:
         return new_side[shown].name
-    return _joined(place, shown)
+    return paths.joined(place, shown)
 
 
 def _by_layer(rules: Mapping[str, str]) -> dict[str, str]:
@@ -71,10 +71,6 @@ def _by_layer(rules: Mapping[str, str]) -> dict[str, str]:
         new_layer = next(iter(layers[layer])) if len(layers[layer]) == 1 and layer and layer not in rules else ""
         short[layer if new_layer else name] = new_layer or new
     return short
-
-
-def _joined(*segments: str) -> str:
-    return ".".join(filter(None, segments))
 
 
 def _is_plain(entries: Side) -> bool:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
+from ..paths import joined
 from .manifest import Entry
 from .names import Key, tokens, without_containers
 from .packing import stacked_leaf
@@ -31,15 +32,17 @@ def gather_stacked(layers: dict[str, Leaves], others: Layers, kinds: dict[str, s
         kinds: The kinds of virtual layers; they are added.
     """
     numbered = _numbered(layers, others)
+    if not numbered:  # as where both sides call all alike
+        return
     by_words = {without_containers(tokens(layer)): layer for layer in others}
     otherwise = _called_otherwise(numbered, layers, others)
     instead: Instead = {}
     for place, by_rest in numbered.items():
         for rest, members in by_rest.items():
-            name = _join(place, rest)
+            name = joined(place, rest)
             stack = name if name in others else by_words.get(without_containers(tokens(name)))
             if stack is None and place in otherwise:
-                name = stack = _join(otherwise[place], rest)
+                name = stack = joined(otherwise[place], rest)
             own = [layers[member] for member in members]
             new = stack is not None and name not in layers and name not in kinds and instead.keys().isdisjoint(members)
             if stack is None or not new or not _some_stack_up(own, others[stack]):
@@ -68,10 +71,6 @@ def put_instead(layers: dict[str, Leaves], instead: Instead) -> None:
         layers.update(each for each in shown if each is not None)
 
 
-def _join(place: str, rest: str) -> str:
-    return ".".join(filter(None, (place, rest)))
-
-
 def _numbered(layers: Layers, others: Layers) -> Numbered:
     """The layers that are numbered from 0 on and that the other side does not have, in the order of their numbers."""
     members: dict[tuple[str, str], dict[int, str]] = {}
@@ -80,7 +79,7 @@ def _numbered(layers: Layers, others: Layers) -> Numbered:
         for i, segment in enumerate(segments):
             match = re.fullmatch(r"(?:(\w*?)_)?(\d+)", segment)
             if match:
-                place = _join(".".join(segments[:i]), match[1] or "")
+                place = joined(".".join(segments[:i]), match[1] or "")
                 members.setdefault((place, ".".join(segments[i + 1 :])), {})[int(match[2])] = layer
     numbered: dict[str, dict[str, Sequence[str]]] = {}
     for (place, rest), by_number in members.items():

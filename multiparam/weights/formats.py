@@ -210,9 +210,6 @@ class ArraySource(Source):
         with damaged(self.path):
             return array.spec if hasattr(array, "spec") else spec(array)
 
-    def verify(self, name: str) -> None:
-        self[name]
-
     def close(self) -> None:
         self._arrays = {}
 

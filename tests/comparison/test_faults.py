@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,19 +13,10 @@ torch = pytest.importorskip("torch")
 
 from tests.support import foreign_models as foreign  # noqa: E402
 
-pytestmark = pytest.mark.needs("torch")
+pytestmark = [pytest.mark.needs("torch"), pytest.mark.usefixtures("one_thread")]
 TOKENS = np.random.default_rng(0).integers(0, foreign.WORDS, (2, foreign.TIME))
 TOKENS[0, 0] = 3
 IMAGES = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype("float32")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads cost small models more than they give."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Planted(NamedTuple):

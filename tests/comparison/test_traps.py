@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from support import traps, traps_of_layers  # noqa: E402
 
-pytestmark = pytest.mark.needs("torch")
+pytestmark = [pytest.mark.needs("torch"), pytest.mark.usefixtures("one_thread")]
 
 
 def seen(net: Any) -> dict[str, Any]:
@@ -31,15 +30,6 @@ def seen(net: Any) -> dict[str, Any]:
 def verdict(found: Any) -> str:
     pair = found.pairs[0]
     return "agrees" if pair.agrees else "undecided" if pair.undecided else "disagrees"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are smaller than what threads cost."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("trap", [pytest.param(trap, id=trap.name) for trap in (*traps.TRAPS, *traps_of_layers.TRAPS)])
